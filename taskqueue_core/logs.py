@@ -1,0 +1,44 @@
+"""Structured logs: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+from taskqueue_core.task import TaskRecord
+
+logger = logging.getLogger("taskqueue")
+logger.addHandler(logging.NullHandler())  # a library is silent until its host configures logging
+
+_FIELDS = ("task_id", "idempotency_key", "attempt", "event", "error_class")
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each log record as one JSON object: time (UTC), level, event, and what is known of the task."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line of JSON."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {"time": f"{stamp}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
+        entry |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        entry["message"] = record.getMessage()
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=repr)
+
+
+def log_event(event: str, record: TaskRecord, *, error: BaseException | None = None, level: int = logging.INFO) -> None:
+    """Log what happened to a task. Costs one comparison when the level is off."""
+    if not logger.isEnabledFor(level):
+        return
+    extra: dict[str, Any] = {
+        "event": event,
+        "task_id": record.id,
+        "idempotency_key": record.idempotency_key,
+        "attempt": record.attempt,
+    }
+    if error is not None:
+        extra["error_class"] = type(error).__name__
+    logger.log(level, "%s: %s", event, error if error is not None else record.idempotency_key, extra=extra)

@@ -1,0 +1,100 @@
+"""The places of the bounded queue: nothing waits in memory without holding one."""
+
+from __future__ import annotations
+
+import threading
+
+from taskqueue_core.deadline import Deadline
+from taskqueue_core.errors import QueueClosedError
+
+
+class Places:
+    """Counts free places. A task holds one from its admission until a worker takes it.
+
+    Submits wait in line for a place; the feeder, which brings back tasks that are due in the ledger, goes
+    first. While submits are held back (too many tasks wait for a retry) only the feeder gets places.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()  # guards all fields
+        self._for_submits = threading.Condition(self._lock)
+        self._for_feeder = threading.Condition(self._lock)
+        self._feeder_waits = False
+        self._held_back = False
+        self._closed_to_submits = False
+        self._closed = False
+
+    def take(self, wanted: int, deadline: Deadline) -> int:
+        """Wait for places and take up to `wanted`; 0 when the deadline passed. Raises QueueClosedError."""
+        with self._lock:
+            while not (taken := self._grab(wanted)):
+                if deadline.passed:
+                    return 0
+                self._for_submits.wait(deadline.remaining())
+            return taken
+
+    def take_now(self, wanted: int) -> bool:
+        """Take exactly `wanted` places if they are free now. Raises QueueClosedError."""
+        with self._lock:
+            if wanted > self._free:
+                self._grab(0)
+                return False
+            return self._grab(wanted) == wanted
+
+    def take_first(self) -> bool:
+        """Wait for a place, before all submits; False when closed. For the feeder alone."""
+        with self._lock:
+            self._feeder_waits = True
+            try:
+                while not self._free and not self._closed:
+                    self._for_feeder.wait()
+            finally:
+                self._feeder_waits = False
+            if self._closed:
+                return False
+            self._free -= 1
+            self._wake()
+            return True
+
+    def give(self, n: int = 1) -> None:
+        """Give places back."""
+        with self._lock:
+            self._free += n
+            self._wake()
+
+    def hold_back(self, held_back: bool) -> None:
+        """Hold submits back, or let them go on."""
+        with self._lock:
+            self._held_back = held_back
+            self._wake()
+
+    def close_to_submits(self) -> None:
+        """From now on `take` raises QueueClosedError, also in those who wait."""
+        with self._lock:
+            self._closed_to_submits = True
+            self._for_submits.notify_all()
+
+    def close(self) -> None:
+        """From now on the feeder gets no place either."""
+        self.close_to_submits()
+        with self._lock:
+            self._closed = True
+            self._for_feeder.notify_all()
+
+    def _grab(self, wanted: int) -> int:
+        if self._closed_to_submits:
+            raise QueueClosedError("the queue is closed and takes no more tasks")
+        if self._feeder_waits or self._held_back:
+            return 0
+        taken = min(wanted, self._free)
+        self._free -= taken
+        return taken
+
+    def _wake(self) -> None:
+        if not self._free:
+            return
+        if self._feeder_waits:
+            self._for_feeder.notify()
+        else:
+            self._for_submits.notify(self._free)

@@ -1,0 +1,109 @@
+"""WorkerPool: a whole run, from many producers to the last result."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from taskqueue_core.deadline import Deadline
+from taskqueue_core.errors import QueueFullError
+from taskqueue_core.metrics import MetricsSnapshot
+from taskqueue_core.queue import TaskQueue
+from taskqueue_core.task import Task
+
+
+class WorkerPool:
+    """Submits an iterable of tasks from `producers` threads and waits until all of them are finished.
+
+    The consumers are the workers of `queue`, which stays open. `metrics_path` is a file for the final metrics,
+    as JSON.
+    """
+
+    def __init__(
+        self, queue: TaskQueue, producers: int = 4, *, metrics_path: str | os.PathLike[str] | None = None
+    ) -> None:
+        if producers < 1:
+            raise ValueError(f"producers must be at least 1, got {producers!r}")
+        self.queue = queue
+        self.producers = producers
+        self.metrics_path = metrics_path
+
+    def run(self, tasks: Iterable[Task], timeout: float | None = None) -> MetricsSnapshot:
+        """Run all tasks; the queue's metrics at the end.
+
+        Raises TimeoutError when they are not finished after `timeout` seconds, and the first error that a submit
+        or the iterable raised; tasks submitted until then are waited for. On KeyboardInterrupt nothing more is
+        submitted, and what was submitted stays with the queue.
+        """
+        deadline = Deadline(timeout)
+        production = _Production(self.queue, iter(tasks), deadline)
+        threads = [
+            threading.Thread(target=production.run, name=f"taskqueue-producer-{n}", daemon=True)
+            for n in range(self.producers)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(deadline.remaining())
+        except BaseException:
+            production.stop()
+            raise
+        return self._finish(production, deadline, timeout)
+
+    def _finish(self, production: _Production, deadline: Deadline, timeout: float | None) -> MetricsSnapshot:
+        finished = self.queue.join(deadline.remaining())
+        snapshot = self.queue.metrics.snapshot()
+        if self.metrics_path is not None:
+            Path(self.metrics_path).write_text(snapshot.to_json() + "\n", encoding="utf-8")
+        if production.error is not None:
+            raise production.error
+        if not finished:
+            production.stop()
+            raise TimeoutError(f"{production.submitted} tasks were submitted, not all are finished after {timeout} s")
+        return snapshot
+
+
+class _Production:
+    """What the producers share: the iterator, and the first error."""
+
+    def __init__(self, queue: TaskQueue, tasks: Iterator[Task], deadline: Deadline) -> None:
+        self._queue = queue
+        self._tasks = tasks
+        self._deadline = deadline
+        self._lock = threading.Lock()  # guards the iterator and the fields below
+        self._stopped = False
+        self.submitted = 0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Submit task after task until there is none, or an error."""
+        try:
+            while (task := self._next()) is not None:
+                self._queue.submit_many([task], timeout=self._deadline.remaining(), futures=False)
+        except QueueFullError as error:
+            if not self._deadline.passed:
+                self._fail(error)
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the thread that called run
+            self._fail(error)
+
+    def stop(self) -> None:
+        """Submit nothing more."""
+        with self._lock:
+            self._stopped = True
+
+    def _next(self) -> Task | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            task = next(self._tasks, None)
+            self.submitted += task is not None
+            return task
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._stopped = True
+            if self.error is None:
+                self.error = error

@@ -1,0 +1,107 @@
+"""What a caller submits (Task), and what the ledger knows of it (TaskRecord)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from taskqueue_core.errors import InvalidKeyError
+
+JSON = Any
+"""A value that `json` can write: None, bool, int, finite float, str, list, or dict with str keys."""
+
+
+class Status(StrEnum):
+    """The four states of a task. A task that waits for a retry is queued, with a later `run_at`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One piece of work: `image_key` names the object, `variant` what to make of it.
+
+    `params` is any JSON object. Two tasks with the same idempotency key are the same task; the key is
+    made of `image_key` and `variant` unless one is given.
+    """
+
+    image_key: str
+    variant: str = ""
+    params: Mapping[str, JSON] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("image_key", self.image_key)
+        _check_text("variant", self.variant, may_be_empty=True)
+        if self.idempotency_key is not None:
+            _check_text("idempotency_key", self.idempotency_key)
+        if not isinstance(self.params, Mapping):
+            raise TypeError(f"params must be a JSON object (a dict), got {self.params!r}")
+
+    @property
+    def key(self) -> str:
+        """The idempotency key. A JSON pair, so that ("a#b", "c") and ("a", "b#c") cannot meet."""
+        if self.idempotency_key is not None:
+            return self.idempotency_key
+        return to_json([self.image_key, self.variant])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """A task as the ledger has it. Times are seconds since the epoch; `value` is decoded.
+
+    `attempt` counts claims, `retries` the attempts that failed and were tried again, `crashes` the owners
+    that died while the task was running. `version` grows with every change and guards the next one.
+    """
+
+    id: int
+    idempotency_key: str
+    image_key: str
+    variant: str
+    params: Mapping[str, JSON]
+    status: Status
+    retries: int
+    attempt: int
+    crashes: int
+    created_at: float
+    run_at: float
+    output_key: str | None
+    size: int | None
+    sha256: str | None
+    value: JSON
+    error: str | None
+    version: int
+
+    @property
+    def task(self) -> Task:
+        """The task to hand to a processor."""
+        return Task(self.image_key, self.variant, self.params, self.idempotency_key)
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing more will happen to the task by itself."""
+        return self.status in (Status.SUCCESS, Status.FAILED)
+
+
+def to_json(value: JSON) -> str:
+    """Write a value as canonical JSON text: sorted keys, no spaces, no NaN. Raises TypeError or ValueError."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _check_text(name: str, text: object, *, may_be_empty: bool = False) -> None:
+    if not isinstance(text, str):
+        raise InvalidKeyError(f"{name} must be a string, got {text!r}")
+    if not text and not may_be_empty:
+        raise InvalidKeyError(f"{name} must not be empty")
+    if "\0" in text:
+        raise InvalidKeyError(f"{name} must not hold a NUL byte: {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidKeyError(f"{name} is no valid Unicode text: {text!r}") from None
