@@ -1,0 +1,1 @@
+"""The original queue and its inputs."""
