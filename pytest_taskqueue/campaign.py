@@ -1,0 +1,45 @@
+"""The comparisons of one run: measured once when they are first asked for, then shared by all who show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pytest_taskqueue import report
+from pytest_taskqueue.comparison import Comparison
+from pytest_taskqueue.config import CompareConfig
+from pytest_taskqueue.results import ComparisonResult, SlotResult
+from pytest_taskqueue.subjects import find_subject
+from pytest_taskqueue.workloads import find_workload
+
+
+class Campaign:
+    """One comparison for every client count of the configuration; results are files below `root`, too.
+
+    Raises ValueError for a subject or a workload that does not exist.
+    """
+
+    def __init__(
+        self, config: CompareConfig, root: Path, command: str, progress: Callable[[Sequence[SlotResult]], None]
+    ) -> None:
+        for name in (config.baseline, config.optimized):
+            find_subject(name)
+        find_workload(config.workload)
+        self.config = config
+        self.directory = root / config.report
+        self.files: dict[int, list[Path]] = {}
+        self._command = command
+        self._progress = progress
+        self._results: dict[int, ComparisonResult] = {}
+
+    def result(self, clients: int) -> ComparisonResult:
+        """Measure and write the files, or return what was measured before."""
+        if clients not in self._results:
+            comparison = Comparison(self.config, clients, command=self._command, progress=self._progress)
+            self._results[clients] = comparison.run()
+            self.files[clients] = report.write(self._results[clients], self.directory)
+        return self._results[clients]
+
+    def results(self) -> list[ComparisonResult]:
+        """What was measured so far."""
+        return list(self._results.values())

@@ -1,0 +1,84 @@
+"""From the logs of the clients to the figures of a slot or an arm. Computed off the clock."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_taskqueue.load import LoadLog
+from pytest_taskqueue.results import Figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one slot contributes: raw latencies and completion times, and what else was counted. Seconds, MiB."""
+
+    window_s: float
+    latencies: Sequence[float]
+    finished: int
+    longest_gap_s: float
+    cpu_s: float
+    depths: Sequence[int]
+    errors: int
+    lost: int
+    doubled: int
+    rss_growth_mb: float | None
+
+
+def measure(log: LoadLog, *, lost: int, doubled: int, rss_growth_mb: float | None) -> Measured:
+    """Throughput counts tasks finished in the window; latency is of tasks submitted in it, whenever they finish."""
+    finished = sorted(end for client in log.clients for end in client.ends if log.opens <= end <= log.closes)
+    latencies = [
+        end - start
+        for client in log.clients
+        for start, end in zip(client.starts, client.ends, strict=False)  # a lost task has no end
+        if log.opens <= start <= log.closes
+    ]
+    return Measured(
+        window_s=log.closes - log.opens,
+        latencies=latencies,
+        finished=len(finished),
+        longest_gap_s=_longest_gap([log.opens, *finished, log.closes]),
+        cpu_s=log.cpu_s,
+        depths=log.depths,
+        errors=sum(len(client.errors) for client in log.clients),
+        lost=lost,
+        doubled=doubled,
+        rss_growth_mb=rss_growth_mb,
+    )
+
+
+def combine(slots: Sequence[Measured]) -> Figures:
+    """The figures of slots of one arm together. Latencies are pooled; percentiles are never averaged."""
+    latencies = sorted(latency for slot in slots for latency in slot.latencies)
+    finished = sum(slot.finished for slot in slots)
+    depths = [depth for slot in slots for depth in slot.depths]
+    growth = [slot.rss_growth_mb for slot in slots if slot.rss_growth_mb is not None]
+    return Figures(
+        tasks=finished,
+        throughput=finished / sum(slot.window_s for slot in slots),
+        mean_s=math.fsum(latencies) / len(latencies) if latencies else math.nan,
+        p50_s=percentile(latencies, 0.50),
+        p95_s=percentile(latencies, 0.95),
+        p99_s=percentile(latencies, 0.99),
+        max_s=percentile(latencies, 1.0),
+        errors=sum(slot.errors for slot in slots),
+        lost=sum(slot.lost for slot in slots),
+        doubled=sum(slot.doubled for slot in slots),
+        depth_mean=math.fsum(depths) / len(depths) if depths else None,
+        depth_max=max(depths, default=None),
+        cpu_s_per_task=sum(slot.cpu_s for slot in slots) / finished if finished else math.nan,
+        longest_gap_s=max(slot.longest_gap_s for slot in slots),
+        rss_growth_mb=math.fsum(growth) if growth else None,
+    )
+
+
+def percentile(ordered: Sequence[float], q: float) -> float:
+    """Nearest rank: the smallest value with at least the share `q` of all values at or below it; nan when empty."""
+    return ordered[max(math.ceil(q * len(ordered)), 1) - 1] if ordered else math.nan
+
+
+def _longest_gap(moments: Sequence[float]) -> float:
+    return max(later - earlier for earlier, later in itertools.pairwise(moments))

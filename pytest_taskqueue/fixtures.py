@@ -1,0 +1,134 @@
+"""Fixtures: configured queues and pools, fault injectors, baseline runners, loads. All are released at teardown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_taskqueue.config import CompareConfig
+    from pytest_taskqueue.input_new.baseline_task_queue_v2 import BaselineTaskQueue
+    from pytest_taskqueue.results import SlotResult
+    from taskqueue_core import FaultInjector, ProcessorLike, Task, TaskQueue, WorkerPool
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a queue has at teardown before its tasks count as stuck."""
+
+
+@pytest.fixture(scope="session")
+def tq_config(pytestconfig: pytest.Config) -> CompareConfig:
+    """The --tq-* options of this run, as one frozen value."""
+    from pytest_taskqueue.plugin import settings
+
+    return settings(pytestconfig)
+
+
+@pytest.fixture
+def tq_processor() -> ProcessorLike:
+    """What the tasks of `tq_queue` do. Override it in your test module; this one returns the task's params."""
+
+    def echo(task: Task) -> dict[str, Any]:
+        return dict(task.params)
+
+    return echo
+
+
+@pytest.fixture
+def make_tq_queue(
+    tmp_path: Path, tq_processor: ProcessorLike, tq_config: CompareConfig
+) -> Iterator[Callable[..., TaskQueue]]:
+    """Makes queues: `make_tq_queue(processor, ledger=..., **knobs)`, each on a ledger of its own unless told.
+
+    Workers and places come from --tq-workers and --tq-queue-size unless told. At teardown every queue is closed
+    within 5 s; a task that is stuck then is an error that names it.
+    """
+    from taskqueue_core import TaskQueue
+
+    queues: list[TaskQueue] = []
+
+    def make(processor: ProcessorLike | None = None, **knobs: Any) -> TaskQueue:
+        if "settings" not in knobs:
+            knobs = {"max_workers": tq_config.workers, "queue_size": tq_config.queue_size, **knobs}
+        knobs.setdefault("ledger", tmp_path / f"tasks-{len(queues)}.db")
+        queues.append(TaskQueue(processor or tq_processor, **knobs))
+        return queues[-1]
+
+    yield make
+    stuck = [key for queue in queues for key in queue.close(CLOSE_TIMEOUT, drain=False).stuck]
+    if stuck:
+        pytest.fail(f"{len(stuck)} tasks were still running {CLOSE_TIMEOUT:g} s after the test: {', '.join(stuck)}")
+
+
+@pytest.fixture
+def tq_queue(make_tq_queue: Callable[..., TaskQueue]) -> TaskQueue:
+    """A TaskQueue on a ledger in `tmp_path`; its tasks do what `tq_processor` says."""
+    return make_tq_queue()
+
+
+@pytest.fixture
+def tq_pool(tq_queue: TaskQueue) -> WorkerPool:
+    """A WorkerPool over `tq_queue`: `tq_pool.run(tasks, timeout=10)`."""
+    from taskqueue_core import WorkerPool
+
+    return WorkerPool(tq_queue)
+
+
+@pytest.fixture
+def tq_faults(make_tq_queue: object, tq_config: CompareConfig) -> Iterator[Callable[..., FaultInjector]]:
+    """Makes fault injectors: `tq_faults(latency=(0.001, 0.005), error_rate=0.1)`, seeded by --tq-seed unless told.
+
+    They are released at teardown before any queue is closed, so an injected wait cannot hold a test up.
+    """
+    from taskqueue_core import FaultInjector
+
+    del make_tq_queue  # asked for so that this fixture is torn down first
+    injectors: list[FaultInjector] = []
+
+    def make(*args: Any, **options: Any) -> FaultInjector:
+        injectors.append(FaultInjector(*args, **{"seed": tq_config.seed, **options}))
+        return injectors[-1]
+
+    yield make
+    for injector in injectors:
+        injector.release()
+
+
+@pytest.fixture
+def tq_baseline(tmp_path: Path, tq_config: CompareConfig) -> Iterator[Callable[..., BaselineTaskQueue]]:
+    """Makes runners of the original queue: `tq_baseline(source=..., round_trip=0.0)`; results go to `tmp_path`."""
+    from pytest_taskqueue.input_new.baseline_task_queue_v2 import BaselineTaskQueue
+
+    runners: list[BaselineTaskQueue] = []
+
+    def make(**options: Any) -> BaselineTaskQueue:
+        defaults = {"workers": tq_config.workers, "source": tmp_path, "output": tmp_path / "baseline-output"}
+        runners.append(BaselineTaskQueue(**{**defaults, **options}))
+        return runners[-1]
+
+    yield make
+    for runner in runners:
+        runner.stop()
+
+
+@pytest.fixture
+def tq_load(tmp_path_factory: pytest.TempPathFactory, tq_config: CompareConfig) -> Callable[..., SlotResult]:
+    """Runs a load: `tq_load("optimized", clients=50, tasks=300, workload="io")` gives its figures and problems.
+
+    The subject is a name or a factory as in --tq-optimized. Every client does the same number of tasks.
+    """
+    from pytest_taskqueue.slots import SlotRunner
+    from pytest_taskqueue.subjects import find_subject
+    from pytest_taskqueue.workloads import find_workload
+
+    def load(subject: Any = "optimized", *, clients: int = 50, tasks: int = 300, workload: str = "io") -> SlotResult:
+        if tasks % clients:
+            raise ValueError(f"{tasks} tasks cannot be shared evenly by {clients} clients")
+        factory = find_subject(subject) if isinstance(subject, str) else subject
+        runner = SlotRunner(find_workload(workload), tq_config, clients, tmp_path_factory.mktemp("load"))
+        name = subject if isinstance(subject, str) else getattr(subject, "__name__", "subject")
+        return runner.run(name, factory, lambda loop: loop.run_tasks(tasks // clients)).result
+
+    return load

@@ -1,0 +1,190 @@
+"""The pytest plugin: options, hooks, reporting. It measures nothing and computes nothing.
+
+Loaded in every pytest run of everybody who has it installed, so it imports the harness and the queue only when
+they are used.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, ConfigError, dotenv, resolve
+
+if TYPE_CHECKING:
+    from pytest_taskqueue.campaign import Campaign
+    from pytest_taskqueue.results import SlotResult
+
+SUITE = Path(__file__).parent / "suite" / "test_compare.py"
+CONFIG: pytest.StashKey[CompareConfig] = pytest.StashKey()
+CAMPAIGN: pytest.StashKey[Campaign] = pytest.StashKey()
+TIMEOUT_MARGIN = 60
+"""Seconds that the items of a comparison have beyond its budget."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --tq-compare, and one option and one ini key for each entry of OPTIONS."""
+    group = parser.getgroup("taskqueue", "taskqueue: is the new queue really faster?")
+    group.addoption(
+        "--tq-compare",
+        action="store_true",
+        help="run a baseline queue and an optimized queue under the same load and decide; nothing else is run",
+    )
+    for option in OPTIONS:
+        group.addoption(
+            option.flag,
+            dest=INI_PREFIX + option.name,
+            metavar=option.metavar,
+            action="append" if option.repeatable else "store",
+            help=f"{option.help} (default: {option.default})",
+        )
+        parser.addini(INI_PREFIX + option.name, f"default of {option.flag}", type="string", default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the fixtures; under --tq-compare check the options and put the shipped comparison into the run."""
+    from pytest_taskqueue import fixtures
+
+    config.pluginmanager.register(fixtures, "taskqueue-fixtures")
+    if not config.option.tq_compare or hasattr(config, "workerinput"):
+        return
+    _refuse_where_it_cannot_judge(config)
+    from pytest_taskqueue.campaign import Campaign
+
+    command = shlex.join(["pytest", *config.invocation_params.args])
+    try:
+        config.stash[CAMPAIGN] = Campaign(settings(config), config.rootpath, command, _Progress(config))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        config.args.append(str(SUITE))
+    else:
+        config.args = [str(SUITE)]
+
+
+def settings(config: pytest.Config) -> CompareConfig:
+    """The options of this run. Raises pytest.UsageError."""
+    if CONFIG not in config.stash:
+        command_line = {option.name: getattr(config.option, INI_PREFIX + option.name) for option in OPTIONS}
+        given = {name: ",".join(text) if isinstance(text, list) else text for name, text in command_line.items()}
+        try:
+            config.stash[CONFIG] = resolve(given, {**dotenv(config.rootpath), **os.environ}, config.getini)
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[CONFIG]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what will be compared and decided before anything is measured; nothing in other runs."""
+    if CAMPAIGN not in config.stash:
+        return []
+    from pytest_taskqueue.comparison import declaration
+
+    return declaration(settings(config))
+
+
+@pytest.hookimpl(trylast=True)  # after whoever shuffles
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under --tq-compare keep the comparison alone, else keep it out."""
+    compares = CAMPAIGN in config.stash
+    kept = [item for item in items if (item.path == SUITE) is compares]
+    deselected = [item for item in items if (item.path == SUITE) is not compares]
+    if compares:
+        _prepare(config, kept)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+    items[:] = kept
+
+
+def _prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Publish before judging, one client count after the other; each item has the time the measuring may take."""
+    clients = settings(config).clients
+    items.sort(key=lambda item: (clients.index(_callspec(item).params["clients"]), item.name.startswith("test_gate")))
+    if config.pluginmanager.hasplugin("timeout"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(settings(config).budget + TIMEOUT_MARGIN))
+
+
+def _callspec(item: pytest.Item) -> Any:
+    return item.callspec  # type: ignore[attr-defined]
+
+
+def _refuse_where_it_cannot_judge(config: pytest.Config) -> None:
+    option = config.option
+    if getattr(option, "numprocesses", None) or getattr(option, "dist", "no") != "no":
+        raise pytest.UsageError(
+            "--tq-compare measures with real threads and cannot share the machine with xdist workers: "
+            "run it on its own, or add -p no:xdist"
+        )
+    if getattr(option, "cov_source", None) or sys.gettrace() is not None:
+        raise pytest.UsageError(
+            "--tq-compare cannot judge under coverage, a debugger or another tracer, which slows the two queues "
+            "unequally: run it without --cov (--no-cov is not enough)"
+        )
+    for name in ("benchmark_disable", "benchmark_skip"):
+        if getattr(option, name, False):
+            flag = "--" + name.replace("_", "-")
+            raise pytest.UsageError(f"--tq-compare publishes through pytest-benchmark: leave {flag} out")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, object]) -> None:
+    """Put the comparisons, slots left out, into pytest-benchmark's files."""
+    if CAMPAIGN in config.stash:
+        from pytest_taskqueue import bridge, report
+
+        results = [report.to_dict(result) for result in config.stash[CAMPAIGN].results()]
+        bridge.update_json(output_json, [{**result, "slots": len(result["slots"])} for result in results])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show each comparison: the table, the verdict, the files; the verdict alone with -q."""
+    if CAMPAIGN not in config.stash:
+        return
+    from pytest_taskqueue import report
+
+    campaign = config.stash[CAMPAIGN]
+    for result in campaign.results():
+        if terminalreporter.verbosity >= 0:
+            terminalreporter.section(f"taskqueue: {result.clients} clients", sep="-")
+            for line in report.table(result):
+                terminalreporter.write_line(line)
+            terminalreporter.write_line("")
+        terminalreporter.write_line(report.verdict_line(result))
+        if terminalreporter.verbosity >= 0:
+            files = [path for path in campaign.files[result.clients] if path.name != "latest.json"]
+            terminalreporter.write_line("report: " + "  ".join(_short(path, config) for path in files))
+
+
+def _short(path: Path, config: pytest.Config) -> str:
+    here = config.invocation_params.dir
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+class _Progress:
+    """Tells of each slot as it ends: one line that rewrites itself on a terminal, plain lines with -v, else nothing."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def __call__(self, slots: Sequence[SlotResult]) -> None:
+        """Show the last slot."""
+        from pytest_taskqueue import report
+
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if terminal is None or terminal.verbosity < 0 or not (terminal.isatty or terminal.verbosity > 0):
+            return
+        line = report.progress_line(slots)
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            if terminal.isatty:
+                terminal.rewrite(line, erase=True)
+            else:
+                terminal.ensure_newline()
+                terminal.write_line(line)
