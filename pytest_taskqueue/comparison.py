@@ -173,7 +173,7 @@ def declaration(config: CompareConfig) -> list[str]:
             f"{config.workers} workers, seed {config.seed}"
         ),
         (
-            f"           gates {' '.join(map(str, config.gates))}; {PAIRS} pairs, one look, 95 % intervals (Student t); "
+            f"           gates {' '.join(map(str, config.gates))}; {PAIRS} pairs, one look, 95 % intervals; "
             f"window {window}; budget {config.budget:g} s"
         ),
     ]

@@ -1,0 +1,9 @@
+"""Compare the original queue with the optimized one under 50 and 100 clients; results go to bench_results/."""
+
+import sys
+from pathlib import Path
+
+from pytest_taskqueue.scripts import compare
+
+if __name__ == "__main__":
+    sys.exit(compare(root=Path(__file__).resolve().parent, clients="50,100", program="benchmark.py"))
