@@ -38,6 +38,7 @@ class Admission:
 
     def admit(self, calls: Sequence[Call], timeout: float | None) -> None:
         """Admit the calls; those whose key stands for other work get a `conflict`. Raises QueueFullError."""
+        self._ledger.refuse_after_fork()  # before any lock: the fork may have found it held
         deadline = Deadline(timeout)
         while calls:
             leading, following, attached = self._inflight.begin(calls)

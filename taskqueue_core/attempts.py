@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from taskqueue_core.errors import ErrorClass, LedgerError, PermanentError, TaskTimeoutError
+from taskqueue_core.deadline import Deadline
+from taskqueue_core.errors import ErrorClass, LedgerError, PermanentError, TaskTimeoutError, describe
 from taskqueue_core.feeder import PAUSE, Feeder
 from taskqueue_core.inflight import Entry, InFlight
 from taskqueue_core.ledger import Ledger
@@ -22,6 +23,32 @@ from taskqueue_core.timeouts import Timeouts
 
 VALUE_LIMIT = 64 * 1024
 """Bytes of JSON that a processor may return."""
+
+
+Claim = Callable[[], TaskRecord | None]
+"""Waits for a posted claim: the task as it runs now, or None when somebody else has moved it."""
+
+
+class _Relay(threading.local):
+    """A worker's next task: taken and its claim posted just before the last one is settled. One for each thread."""
+
+    another: Callable[[], Entry | None] | None = None
+    passed: tuple[Entry, Claim] | None = None
+
+    def post_next(self, attempts: Attempts) -> None:
+        """Take the next task, if one waits and none was taken yet; not for threads that are no workers."""
+        if self.another is not None and self.passed is None and (entry := self.another()) is not None:
+            self.pass_on(attempts, entry)
+
+    def pass_on(self, attempts: Attempts, entry: Entry) -> None:
+        """Post the claim of a task that this worker will attempt next."""
+        claim = attempts.post_claim(entry)
+        self.passed = None if claim is None else (entry, claim)
+
+    def take(self) -> tuple[Entry, Claim] | None:
+        """The task to attempt now."""
+        passed, self.passed = self.passed, None
+        return passed
 
 
 class Attempts:
@@ -47,6 +74,7 @@ class Attempts:
         self._durable = settings.durability == "power"
         self._rng = rng
         self._closing = threading.Event()
+        self._relay = _Relay()
         timeout = settings.task_timeout
         self._task_timeout = timeout
         self.timeouts = None if timeout is None else Timeouts(timeout, self.expire)
@@ -57,35 +85,91 @@ class Attempts:
         if self.timeouts is not None:
             self.timeouts.close()
 
-    def run(self, entry: Entry) -> None:
-        """Attempt one task that a worker took from the bounded queue."""
-        record = self._claim(entry)
+    def run(self, entry: Entry, another: Callable[[], Entry | None]) -> None:
+        """Attempt a task that a worker took from the bounded queue, and go on while `another` has one at once.
+
+        The claim of the next task rides in the transaction that settles the last one, so that a busy worker
+        waits for the ledger once per task, not twice.
+        """
+        self._relay.another = another
+        self._relay.pass_on(self, entry)
+        while (passed := self._relay.take()) is not None:
+            entry, claim = passed
+            try:
+                self._attempt(entry, claim)
+            except LedgerError as error:
+                logger.warning("the queue closed before the outcome of %r was recorded: %s", entry.draft.key, error)
+
+    def post_claim(self, entry: Entry) -> Claim | None:
+        """Put the claim of a task into the next transaction; None when the queue is closing."""
+        self._inflight.take(entry)
+        if self._closing.is_set():  # asked after `take`: whoever was faster than close() is waited for
+            self._inflight.put_back(entry, entry.row, retrying=False)
+            return None
+        return self._ledger.claim_soon(entry.row)
+
+    def _attempt(self, entry: Entry, claim: Claim) -> None:
+        record = self._claim(entry, claim)
         if record is None:
             return
         self._metrics.attempt_begins()
-        log_event("claimed", record)
         try:
+            log_event("claimed", record)
             self._work(entry, record)
+        except LedgerError:
+            raise
+        except BaseException as bug:  # noqa: BLE001 - nobody may wait for ever because of a bug
+            logger.exception("the queue met an error of its own at %r", record.idempotency_key)
+            self._rescue(entry, record, bug)
         finally:
             self._metrics.attempt_ends()
 
-    def _claim(self, entry: Entry) -> TaskRecord | None:
+    def recover(self) -> None:
+        """T6: whatever ran when the last owner died is queued again, and what its attempts left is removed."""
+        self._inflight.add_retrying(self._ledger.retry_waiting())
+        orphans = self._ledger.recover()
+        for record in orphans:
+            log_event("recovered", record, level=logging.WARNING)
+        self._metrics.count("recovered", len(orphans))
+        discard = getattr(self._processor, "discard", None)
+        if orphans and callable(discard):
+            discard([record.task for record in orphans])
+
+    def release_running(self, deadline: Deadline) -> list[TaskRecord]:
+        """T7 for every task that is still running; one that finishes at this very moment keeps its result."""
+        self._inflight.wait_claims(deadline)
+        released = [self._ledger.release(entry.row) for entry in self._inflight.still_running()]
+        for record in released:
+            if record is not None:
+                log_event("released", record, level=logging.WARNING)
+        return [record for record in released if record is not None]
+
+    def _claim(self, entry: Entry, claim: Claim) -> TaskRecord | None:
         """T2; None when the row has moved, or the ledger cannot be written: the entry is put right then."""
         try:
-            record = self._ledger.claim(entry.row)
+            record = claim()
             if record is not None:
-                self._inflight.running(entry, record)
+                self._inflight.claimed(entry, record)
                 return record
             found = self._ledger.get(entry.draft.key)
         except LedgerError:
             logger.exception("a task could not be claimed; it is tried again in %s s", PAUSE)
+            self._closing.wait(PAUSE)
             found = None
         if found is not None and found.finished:
             self._inflight.resolve(entry, found)
         else:
             self._inflight.put_back(entry, found or entry.row, retrying=False)
-            self._feeder.wake()
+        self._feeder.wake()
         return None
+
+    def _rescue(self, entry: Entry, record: TaskRecord, bug: BaseException) -> None:
+        """If the outcome stands, tell it; else the attempt counts as failed, so that this cannot go on for ever."""
+        found = self._ledger.get(record.idempotency_key)
+        if found is not None and found.finished:
+            self._inflight.finish(entry, found, bug)
+        else:
+            self._failed(entry, record, bug)
 
     def _work(self, entry: Entry, record: TaskRecord) -> None:
         result: object = None
@@ -112,6 +196,12 @@ class Attempts:
 
         A retry waits until the stuck thread has come back, so that the task does not run beside itself.
         """
+        try:
+            self._expire(entry, record)
+        except Exception:  # noqa: BLE001 - the watch over the other attempts goes on
+            logger.exception("the timeout of %r could not be recorded", record.idempotency_key)
+
+    def _expire(self, entry: Entry, record: TaskRecord) -> None:
         error = TaskTimeoutError(f"attempt {record.attempt} was still running after {self._task_timeout} s")
         moved, _ = self._settle_failure(record, error)
         if moved is None:
@@ -123,6 +213,7 @@ class Attempts:
             self._finish(entry, moved, error)
         if back:
             self._after_timeout(entry, moved)
+        self._feeder.wake()
 
     def _after_timeout(self, entry: Entry, moved: TaskRecord) -> None:
         """The thread of a timed-out attempt is back."""
@@ -189,6 +280,7 @@ class Attempts:
 
     def _settle(self, arrow: Callable[[], TaskRecord | None]) -> TaskRecord | None:
         """Record an outcome. While the ledger cannot be written the finished work is kept and tried again."""
+        self._relay.post_next(self)
         while True:
             try:
                 return arrow()
@@ -203,6 +295,8 @@ class Attempts:
         latency = None if entry.submitted_at is None else time.perf_counter() - entry.submitted_at
         self._metrics.finished("succeeded" if record.status is Status.SUCCESS else "failed", latency)
         self._inflight.finish(entry, record, cause)
+        if record.crashes:
+            self._feeder.wake()  # the next task with a crash behind it may run now
 
     def _fenced(self, entry: Entry, record: TaskRecord) -> None:
         log_event("fenced", record, level=logging.WARNING)
@@ -226,12 +320,3 @@ def encode_value(value: object) -> str:
             "return an Output(temp_path) for large results"
         )
     return text
-
-
-def describe(error: BaseException) -> str:
-    """An error as text that a ledger can store, whatever its class makes of str()."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
-        text = "(no text: its __str__ failed)"
-    return f"{type(error).__name__}: {text}".encode(errors="replace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -14,6 +15,10 @@ from typing import Any
 
 from taskqueue_core.errors import LedgerError
 from taskqueue_core.task import Status, TaskRecord
+
+Connection = sqlite3.Connection
+
+SQLITE_VERSION = sqlite3.sqlite_version
 
 MEMORY = ":memory:"
 SCHEMA_VERSION = 1
@@ -93,6 +98,7 @@ class LedgerView:
     def __init__(self, database: sqlite3.Connection, lock: threading.Lock) -> None:
         self._reader = database
         self._reader_lock = lock  # guards the reading connection
+        self._pid = os.getpid()
 
     @staticmethod
     @contextmanager
@@ -104,7 +110,7 @@ class LedgerView:
         with translated(file):
             database = connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
             try:
-                check_file(database, file)
+                check_file(database, file, may_be_new=False)
                 yield LedgerView(database, threading.Lock())
             finally:
                 database.close()
@@ -143,6 +149,10 @@ class LedgerView:
         at: float | None = rows[0]["at"]
         return at
 
+    def retry_waiting(self) -> list[int]:
+        """The ids of the tasks that wait for a retry, due or not."""
+        return [row["id"] for row in self._read("SELECT id FROM tasks WHERE status = 'queued' AND retries > 0")]
+
     def oldest_queued(self) -> float | None:
         """When the oldest queued task was created, in seconds since the epoch; None when none is queued."""
         at: float | None = self._read("SELECT min(created_at) AS at FROM tasks WHERE status = 'queued'")[0]["at"]
@@ -156,8 +166,20 @@ class LedgerView:
         return bool(self._read(sql))
 
     def _read(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        self.refuse_after_fork()
         with translated(None), self._reader_lock:
             return self._reader.execute(sql, values).fetchall()
+
+    def refuse_after_fork(self) -> None:
+        """SQLite does not survive a fork: a connection used in the child can corrupt the parent's file."""
+        if os.getpid() != self._pid:
+            raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
+
+
+def file_sizes(path: Path) -> tuple[int, int]:
+    """Bytes of the ledger and of its write-ahead log."""
+    wal = path.with_name(path.name + "-wal")
+    return path.stat().st_size, wal.stat().st_size if wal.exists() else 0
 
 
 def connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
@@ -168,13 +190,36 @@ def connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
     return database
 
 
-def check_file(database: sqlite3.Connection, path: Path | None) -> None:
+def create(path: Path) -> None:
+    """Make an empty file that only its owner can read. SQLite gives its mode to the files beside it."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def has_wal(path: Path) -> bool:
+    """Whether changes of this SQLite file stand in a file beside it."""
+    wal = path.with_name(f"{path.name}-wal")
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def look_at(path: Path) -> None:
+    """Refuse a file that is not ours before a connection is opened that could change it.
+
+    A connection that may write brings another program's unfinished WAL into its file when it is closed. An
+    immutable one reads the file alone; that is safe here, because the owner lock keeps our own writers out.
+    """
+    with contextlib.closing(connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+        check_file(database, path)
+
+
+def check_file(database: sqlite3.Connection, path: Path | None, *, may_be_new: bool = True) -> None:
     """Refuse, before anything is written, what is no ledger or comes from a later version."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application != _APPLICATION_ID:
+    if application != _APPLICATION_ID and (application or version or tables):
         raise LedgerError(f"{str(path)!r} is a SQLite file of another program; it was left as it is")
+    if application != _APPLICATION_ID and not may_be_new:
+        raise LedgerError(f"{str(path)!r} is empty, it is no ledger")
     if version > SCHEMA_VERSION:
         raise LedgerError(
             f"ledger {str(path)!r} has version {version}, this program knows up to {SCHEMA_VERSION}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 
@@ -12,8 +13,13 @@ class Deadline:
         self._at = None if timeout is None else time.monotonic() + max(timeout, 0.0)
 
     def remaining(self) -> float | None:
-        """Seconds left, never below 0; None when there is no limit."""
-        return None if self._at is None else max(self._at - time.monotonic(), 0.0)
+        """Seconds left, never below 0 and never more than a lock can wait; None when there is no limit."""
+        return None if self._at is None else min(max(self._at - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+
+    def later(self, seconds: float) -> Deadline:
+        """The same deadline, put off."""
+        left = self.remaining()
+        return Deadline(None if left is None else left + seconds)
 
     @property
     def passed(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -18,10 +19,12 @@ class TaskQueueError(Exception):
 class TransientError(TaskQueueError):
     """Raised by a processor: this attempt failed, a later one may succeed.
 
-    `retry_after` is the shortest delay before the next attempt, in seconds.
+    `retry_after` is the shortest delay before the next attempt, in seconds. Raises ValueError if it is not finite.
     """
 
     def __init__(self, *args: object, retry_after: float = 0.0) -> None:
+        if not math.isfinite(retry_after):
+            raise ValueError(f"retry_after must be a finite number of seconds, got {retry_after!r}")
         super().__init__(*args)
         self.retry_after = retry_after
 
@@ -88,13 +91,25 @@ Classify = Callable[[BaseException], ErrorClass]
 _ENVIRONMENT = frozenset(
     {errno.ENOSPC, errno.EROFS, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EROFS}
 )
-_PERMANENT = (PermanentError, ValueError, TypeError, LookupError, FileNotFoundError, PermissionError)
+_SQLITE_ENVIRONMENT = frozenset({8, 13})  # SQLITE_READONLY and SQLITE_FULL, from a database of the processor's own
+_PERMANENT = (PermanentError, ValueError, TypeError, KeyError, FileNotFoundError, PermissionError)
 
 
 def classify(error: BaseException) -> ErrorClass:
     """Tell what an error of a processor means. An unknown error is transient."""
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         return ErrorClass.ENVIRONMENT
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_ENVIRONMENT:  # the low byte is the primary code
+        return ErrorClass.ENVIRONMENT
     if isinstance(error, _PERMANENT) and not isinstance(error, TransientError):
         return ErrorClass.PERMANENT
     return ErrorClass.TRANSIENT
+
+
+def describe(error: BaseException) -> str:
+    """An error as text that a ledger or a log can hold, whatever its class makes of str()."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
+        text = "(no text: its __str__ failed)"
+    return f"{type(error).__name__}: {text}".encode(errors="replace").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -33,8 +34,8 @@ class FaultInjector:
         error: Callable[[str], BaseException] = TransientError,
         seed: int = 0,
     ) -> None:
-        if not 0 <= latency[0] <= latency[1]:
-            raise ValueError(f"latency must be (low, high) seconds with 0 <= low <= high, got {latency!r}")
+        if not 0 <= latency[0] <= latency[1] < math.inf:
+            raise ValueError(f"latency must be (low, high) finite seconds with 0 <= low <= high, got {latency!r}")
         if not 0 <= error_rate <= 1:
             raise ValueError(f"error_rate must lie between 0 and 1, got {error_rate!r}")
         self.latency = latency
@@ -60,9 +61,9 @@ class FaultInjector:
             raise self.error(f"injected fault (attempt {number} of this injector)")
 
     def wrap(self, processor: Callable[[Task], R]) -> Callable[[Task], R]:
-        """Return a processor that meets a fault, or not, before each attempt."""
+        """Return a processor that meets a fault, or not, before each attempt; its `discard` is kept."""
 
-        @functools.wraps(processor, updated=())
+        @functools.wraps(processor, (*functools.WRAPPER_ASSIGNMENTS, "discard"), ())
         def faulty(task: Task) -> R:
             self()
             return processor(task)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from taskqueue_core.errors import LedgerError
 from taskqueue_core.inflight import Entry, InFlight
 from taskqueue_core.ledger import Ledger
 from taskqueue_core.logs import logger
@@ -16,6 +15,8 @@ from taskqueue_core.task import TaskRecord
 FIRST = (-float("inf"), 0)
 PAUSE = 1.0
 """Seconds between tries while the ledger cannot be read or written."""
+LONGEST_SLEEP = 60.0
+"""Seconds after which the feeder looks again in any case: the wall clock may have been set."""
 
 
 class Feeder:
@@ -53,29 +54,31 @@ class Feeder:
 
     def run(self) -> None:
         """Feed until closed."""
-        while not self._closed:
-            self._awake.clear()  # before looking, so that a wake during the look is not lost
+        while True:
+            self._awake.clear()  # before looking, so that neither a wake nor `close` during the look is lost
+            if self._closed:
+                return
             try:
                 pause = self._feed()
-            except LedgerError:
+            except Exception:  # noqa: BLE001 - without the feeder, what waits in the ledger would wait for ever
                 logger.exception("the feeder cannot read the ledger; it tries again in %s s", PAUSE)
                 pause = PAUSE
             self._awake.wait(pause)
 
     def _feed(self) -> float | None:
         """Bring in all that is due; seconds until there is more, None when nothing waits."""
-        after = FIRST
-        while not self._closed and (rows := self._ledger.due(self._clock(), after, self._batch)):
+        after, now = FIRST, self._clock()
+        while not self._closed and (rows := self._ledger.due(now, after, self._batch)):
             for row in rows:
                 self._bring_in(row)
-            after = (rows[-1].run_at, rows[-1].id)
+            after, now = (rows[-1].run_at, rows[-1].id), self._clock()
         self.hold_back()
-        now = self._clock()
+        # Asked with the `now` of the last look: a task that has become due since then must not fall between.
         at = self._ledger.next_run_at(now)
-        return None if at is None else max(at - self._clock(), 0.0)
+        return None if at is None else min(max(at - self._clock(), 0.0), LONGEST_SLEEP)
 
     def _bring_in(self, row: TaskRecord) -> None:
-        if self._inflight.in_hand(row.idempotency_key) or not self._places.take_first():
+        if self._inflight.must_wait(row) or not self._places.take_first():
             return
         entry = self._inflight.bring_in(row)
         if entry is None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from enum import Enum
+from functools import partial
 
 from taskqueue_core.deadline import Deadline
-from taskqueue_core.errors import KeyConflictError, QueueClosedError, TaskFailedError
+from taskqueue_core.delivery import deliver, fulfil
+from taskqueue_core.errors import KeyConflictError, LedgerError, QueueClosedError
 from taskqueue_core.ledger import Draft
 from taskqueue_core.task import JSON, Status, TaskRecord, to_json
 
@@ -76,12 +78,18 @@ class InFlight:
         self._changed = threading.Condition(self._lock)
         self._entries: dict[str, Entry] = {}
         self._retrying: set[int] = set()
-        self._running: dict[int, Entry] = {}
-        self._stuck: dict[int, str] = {}
-        self._changes = 0
+        self._running: set[Entry] = set()
+        self._stuck: set[Entry] = set()
+        self._suspect: Entry | None = None  # of the tasks with a crash behind them, the one that is at work
+        self._changes = 0  # grows whenever a task leaves
+        self._drained: bool | None = None  # None while the queue is open
 
     def begin(self, calls: Sequence[Call]) -> tuple[list[Entry], list[Call], int]:
-        """Register the calls: (entries that this thread must land, calls to be tried again, duplicates attached)."""
+        """Register the calls: (entries that this thread must land, calls to be tried again, duplicates attached).
+
+        To be tried again are those whose key is just arriving by another thread, or in this batch with other work:
+        the row that comes out of it tells which of them it refuses.
+        """
         leading: list[Entry] = []
         following: list[Call] = []
         attached = 0
@@ -90,7 +98,7 @@ class InFlight:
                 entry = self._entries.get(call.draft.key)
                 if entry is None:
                     leading.append(self._register(call))
-                elif entry.phase is Phase.ARRIVING and entry.leader != threading.get_ident():
+                elif entry.phase is Phase.ARRIVING and not _same_batch(entry, call):
                     following.append(call)
                 else:
                     attached += _attach(entry, call)
@@ -118,6 +126,7 @@ class InFlight:
         with self._lock:
             for call in entry.arrivals:
                 call.refused = reason
+            entry.arrivals = []
             self._forget(entry)
 
     def abandon(self, entries: Sequence[Entry]) -> bool:
@@ -129,52 +138,71 @@ class InFlight:
             return bool(lost)
 
     def bring_in(self, record: TaskRecord) -> Entry | None:
-        """Take up a row for the bounded queue; None when the task is in hand already."""
+        """Take up a row for the bounded queue; None when it must wait, see `must_wait`."""
         with self._lock:
-            entry = self._entries.get(record.idempotency_key)
-            if entry is not None and entry.phase is not Phase.WAITING:
+            if self._must_wait(record):
                 return None
+            entry = self._entries.get(record.idempotency_key)
             if entry is None:
                 entry = self._entries[record.idempotency_key] = Entry(draft_of(record))
             entry.phase = Phase.QUEUED
             entry.record = record
             self._retrying.discard(record.id)
+            if record.crashes:
+                self._suspect = entry
             return entry
 
-    def in_hand(self, key: str) -> bool:
-        """Whether the task is here, and not the feeder's to bring in."""
+    def must_wait(self, record: TaskRecord) -> bool:
+        """Whether the feeder has to pass a row by: the task is in hand, has moved on since the row was read, or
+        has a crash behind it while another such task is at work. Those run one at a time until they succeed, so
+        that a task which kills its process does not get its neighbours blamed each time.
+        """
         with self._lock:
-            entry = self._entries.get(key)
-            return entry is not None and entry.phase is not Phase.WAITING
+            return self._must_wait(record)
 
-    def running(self, entry: Entry, record: TaskRecord) -> None:
-        """A worker has claimed the task."""
+    def take(self, entry: Entry) -> None:
+        """A worker has taken the task and is about to claim it."""
         with self._lock:
             entry.phase = Phase.RUNNING
-            entry.record = record
             entry.expired = None
             entry.back = False
-            self._running[record.id] = entry
+            self._running.add(entry)
+
+    def claimed(self, entry: Entry, record: TaskRecord) -> None:
+        """The worker has claimed the task."""
+        with self._lock:
+            entry.record = record
+            self._changed.notify_all()
 
     def put_back(self, entry: Entry, record: TaskRecord, *, retrying: bool) -> None:
         """The task is queued again in the ledger; the feeder brings it in when it is due."""
         with self._lock:
             entry.phase = Phase.WAITING
             entry.record = record
-            self._running.pop(record.id, None)
-            self._changed.notify_all()
+            self._stop_work(entry)
             if retrying:
                 self._retrying.add(record.id)
 
     def finish(self, entry: Entry, record: TaskRecord, cause: BaseException | None = None) -> None:
         """The task's result is committed: let everybody who waits for it have it."""
-        self._leave(entry, record)
-        deliver(entry.futures, record, cause)
+        deliver(self._leave(entry, record), record, cause)
 
     def resolve(self, entry: Entry, record: TaskRecord) -> None:
         """The task had finished before it was submitted (again): answer from the stored result."""
-        self._leave(entry, record)
-        deliver(entry.futures, record, None)
+        deliver(self._leave(entry, record), record, None)
+
+    def wait_left(self, record: TaskRecord) -> None:
+        """Wait until the worker that finished this task has let it go, so that a replay does not attach to it."""
+        with self._lock:
+            while (entry := self._entries.get(record.idempotency_key)) is not None:
+                if entry.phase is not Phase.RUNNING or entry.row.version >= record.version:
+                    return
+                self._landed.wait()
+
+    def add_retrying(self, ids: Sequence[int]) -> None:
+        """These rows wait for a retry since the ledger was open last."""
+        with self._lock:
+            self._retrying.update(ids)
 
     def retrying(self) -> int:
         """How many tasks wait for a retry."""
@@ -189,56 +217,83 @@ class InFlight:
         """
         with self._lock:
             entry.expired = moved
-            self._running.pop(moved.id, None)
+            self._stop_work(entry)
             if not entry.back:
-                self._stuck[moved.id] = moved.idempotency_key
-            self._changed.notify_all()
+                self._stuck.add(entry)
             return entry.back
 
     def come_back(self, entry: Entry) -> TaskRecord | None:
         """The worker of a fenced attempt is back: the task as `expire` left it, None when that is still to come."""
         with self._lock:
             entry.back = True
-            if entry.expired is not None:
-                self._stuck.pop(entry.expired.id, None)
+            self._stuck.discard(entry)
             return entry.expired
 
     def stuck(self) -> list[str]:
         """Keys of the timed-out tasks whose workers have not come back."""
         with self._lock:
-            return list(self._stuck.values())
+            return [entry.draft.key for entry in self._stuck]
 
     def still_running(self) -> list[Entry]:
         """The tasks that workers have now."""
         with self._lock:
-            return list(self._running.values())
+            return sorted(self._running, key=lambda entry: entry.row.id)
 
-    def empty(self) -> bool:
-        """Whether no task is in hand."""
-        with self._lock:
-            return not self._entries
+    def wait_done(self, unfinished: Callable[[], bool], deadline: Deadline) -> bool:
+        """Wait until no task is in hand and the ledger has none `unfinished`; False when the deadline passed.
 
-    def changes(self) -> int:
-        """A number that grows whenever a task leaves; to be passed to `wait_empty`."""
-        with self._lock:
-            return self._changes
+        Raises QueueClosedError when the queue was closed and tasks are left. The ledger is asked again each time
+        the last task in hand has left.
+        """
+        while True:
+            with self._lock:
+                seen, empty, drained = self._changes, not self._entries, self._drained
+            if drained is not None:
+                if drained:
+                    return True
+                raise QueueClosedError("the queue was closed before all tasks were done")
+            try:
+                if empty and not unfinished():
+                    return True
+            except LedgerError:
+                if self._drained is None:
+                    raise
+            if not self._wait(partial(self._all_left, seen), deadline):
+                return False
 
-    def wait_empty(self, seen: int, deadline: Deadline) -> bool:
-        """Wait until no task is in hand and one has left since `seen`; False when the deadline passed."""
-        return self._wait(lambda: not self._entries and self._changes != seen, deadline)
+    def _all_left(self, seen: int) -> bool:
+        return self._drained is not None or (not self._entries and self._changes != seen)
 
     def wait_workers(self, deadline: Deadline) -> bool:
         """Wait until no worker has a task; False when the deadline passed."""
         return self._wait(lambda: not self._running, deadline)
 
-    def close(self) -> None:
-        """Fail the futures that are left with QueueClosedError."""
+    def wait_claims(self, deadline: Deadline) -> bool:
+        """Wait until every task that a worker has taken is claimed; False when the deadline passed."""
+        return self._wait(lambda: all(entry.row.status is Status.RUNNING for entry in self._running), deadline)
+
+    def wait_arrivals(self, deadline: Deadline) -> bool:
+        """Wait until the submits that are at work now have landed or given up; False when the deadline passed."""
         with self._lock:
-            entries, self._entries = list(self._entries.values()), {}
+            arriving = [entry for entry in self._entries.values() if entry.phase is Phase.ARRIVING]
+        return all(self.wait_landed(entry.draft.key, deadline) for entry in arriving)
+
+    def close(self, *, drained: bool) -> None:
+        """Fail the futures that are left with QueueClosedError, and end all waits."""
+        with self._lock:
+            futures = [future for entry in self._entries.values() for future in _take_futures(entry)]
+            self._entries = {}
+            self._drained = drained
             self._landed.notify_all()
-        for entry in entries:
-            for future in entry.futures:
-                _fulfil(future, error=QueueClosedError("the queue was closed before this task was done"))
+            self._changed.notify_all()
+        for future in futures:
+            fulfil(future, error=QueueClosedError("the queue was closed before this task was done"))
+
+    def _must_wait(self, record: TaskRecord) -> bool:
+        entry = self._entries.get(record.idempotency_key)
+        if entry is not None and (entry.phase is not Phase.WAITING or entry.row.version > record.version):
+            return True
+        return record.crashes > 0 and self._suspect is not None
 
     def _register(self, call: Call) -> Entry:
         entry = self._entries[call.draft.key] = Entry(call.draft)
@@ -246,12 +301,19 @@ class InFlight:
         _attach(entry, call)
         return entry
 
-    def _leave(self, entry: Entry, record: TaskRecord) -> None:
+    def _leave(self, entry: Entry, record: TaskRecord) -> list[Future[JSON]]:
         with self._lock:
             entry.record = record
             entry.arrivals = []
-            self._running.pop(record.id, None)
+            self._stop_work(entry)
             self._forget(entry)
+            return _take_futures(entry)
+
+    def _stop_work(self, entry: Entry) -> None:
+        self._running.discard(entry)
+        if self._suspect is entry:
+            self._suspect = None
+        self._changed.notify_all()
 
     def _forget(self, entry: Entry) -> None:
         if self._entries.get(entry.draft.key) is entry:
@@ -276,7 +338,7 @@ def draft_of(record: TaskRecord) -> Draft:
 
 def conflict(draft: Draft, known: Draft) -> KeyConflictError | None:
     """The error for a key that stands for other work already, or None."""
-    if draft == known:
+    if draft == known or _canonical(draft) == _canonical(known):
         return None
     return KeyConflictError(
         f"idempotency key {draft.key!r} already stands for {known.image_key!r} {known.variant!r} with params "
@@ -284,17 +346,19 @@ def conflict(draft: Draft, known: Draft) -> KeyConflictError | None:
     )
 
 
-def deliver(futures: Sequence[Future[JSON]], record: TaskRecord, cause: BaseException | None) -> None:
-    """Fulfil the futures of a finished task. Every caller gets a value of its own."""
-    for index, future in enumerate(futures):
-        if record.status is Status.SUCCESS:
-            _fulfil(future, value=copy.deepcopy(record.value) if index else record.value)
-        else:
-            error = TaskFailedError(
-                f"task {record.idempotency_key} failed after {record.attempt} attempt(s): {record.error}", record
-            )
-            error.__cause__ = cause
-            _fulfil(future, error=error)
+def _canonical(draft: Draft) -> Draft:
+    """Its params as they read back from the ledger: {2: "a", 10: "b"} sorts otherwise once its keys are texts."""
+    return draft._replace(params=to_json(json.loads(draft.params)))
+
+
+def _same_batch(entry: Entry, call: Call) -> bool:
+    return entry.leader == threading.get_ident() and entry.draft == call.draft
+
+
+def _take_futures(entry: Entry) -> list[Future[JSON]]:
+    """The futures of an entry, for the one who takes them: nobody else fulfils them."""
+    futures, entry.futures = entry.futures, []
+    return futures
 
 
 def _attach(entry: Entry, call: Call) -> int:
@@ -306,12 +370,3 @@ def _attach(entry: Entry, call: Call) -> int:
     if entry.phase is Phase.ARRIVING:
         entry.arrivals.append(call)
     return 1
-
-
-def _fulfil(future: Future[JSON], *, value: JSON = None, error: BaseException | None = None) -> None:
-    if not future.set_running_or_notify_cancel():
-        return  # its caller has cancelled it
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(value)

@@ -13,21 +13,28 @@ else has moved the task, and nothing is written. The schema and the reads are in
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from taskqueue_core.commits import GroupCommit, Transaction
 from taskqueue_core.database import (
     MEMORY,
     OLDEST_SQLITE,
     LedgerView,
     check_file,
     connect,
+    create,
+    has_wal,
+    look_at,
     migrate,
     to_record,
     translated,
@@ -40,23 +47,13 @@ from taskqueue_core.task import Status, TaskRecord, to_json
 MAX_CRASHES = 3
 ERROR_LENGTH = 2000
 
+_QUEUED, _RUNNING, _FAILED = Status.QUEUED, Status.RUNNING, Status.FAILED
+
 _SYNCHRONOUS = {"power": 2, "process": 1}  # FULL and NORMAL
 
 _INSERT = """
 INSERT INTO tasks (idempotency_key, image_key, variant, params, status, created_at, run_at)
-VALUES (?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT (idempotency_key) DO NOTHING RETURNING *"""
-_GUARD = "version = version + 1 WHERE id = :id AND version = :version AND status ="
-_CLAIM = f"UPDATE tasks SET status = 'running', attempt = attempt + 1, {_GUARD} 'queued' RETURNING *"
-_SUCCEED = f"""UPDATE tasks SET status = 'success', output_key = :output_key, size = :size, sha256 = :sha256,
-value = :value, error = NULL, {_GUARD} 'running' RETURNING *"""
-_RETRY = f"""UPDATE tasks SET status = 'queued', retries = retries + 1, run_at = :run_at, error = :error,
-{_GUARD} 'running' RETURNING *"""
-_RELEASE = f"UPDATE tasks SET status = 'queued', run_at = :run_at, {_GUARD} 'running' RETURNING *"
-_FAIL = f"UPDATE tasks SET status = 'failed', error = :error, {_GUARD} 'running' RETURNING *"
-_REPLAY = (
-    f"UPDATE tasks SET status = 'queued', retries = 0, crashes = 0, run_at = :run_at, {_GUARD} 'failed' RETURNING *"
-)
-_CRASHED = f"UPDATE tasks SET status = :status, crashes = crashes + 1, run_at = :run_at, {_GUARD} 'running' RETURNING *"
+VALUES (?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT (idempotency_key) DO NOTHING"""
 _BURY = """
 INSERT INTO dead_letters (task_id, idempotency_key, image_key, variant, params, reason, error, retries, attempt,
                           crashes, failed_at)
@@ -93,85 +90,100 @@ class Ledger(LedgerView):
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise LedgerError(f"SQLite {sqlite3.sqlite_version} is too old: the ledger needs 3.35 or later")
         self.path = None if ledger == MEMORY else Path(ledger)
+        self._file = None if self.path is None else self.path.resolve()  # for good: a later chdir does not move it
         self._clock = clock
-        self._pid = os.getpid()
         self._owner = self._own()
         self._lock = threading.Lock()  # guards the writing connection
         try:
             with translated(self.path):
-                self._writer = self._open_writer(durability)
+                self._writer = self._open_writer()
                 reader = self._writer if self.path is None else self._open_reader()
         except BaseException:
             self._disown()
             raise
         super().__init__(reader, self._lock if self.path is None else threading.Lock())
+        self._commits = GroupCommit(self._writer, self.path, self._lock, durable=_SYNCHRONOUS[durability])
 
     def insert(self, drafts: Sequence[Draft]) -> list[Inserted]:
         """T1, for all drafts in one transaction: durable when it returns. A known key returns its row as it stands."""
         now = self._clock()
-        with self._transaction() as database:
-            return [_insert(database, draft, now) for draft in drafts]
+        return self._commits.write(lambda transaction: [_insert(transaction, draft, now) for draft in drafts])
 
     def claim(self, record: TaskRecord) -> TaskRecord | None:
-        """T2: take a queued task for a worker. None: somebody else has moved it."""
-        with self._transaction() as database:
-            return _move(database, _CLAIM, record)
+        """T2: take a queued task for a worker. None: somebody else has moved it.
+
+        It survives kill -9 when it returns, not a power cut: then the task is queued, as it should be.
+        """
+        return self.claim_soon(record)()
+
+    def claim_soon(self, record: TaskRecord) -> Callable[[], TaskRecord | None]:
+        """T2 in two steps: the claim rides in whatever transaction comes next, and the function returned waits for it.
+
+        A worker posts its next claim before it settles the last task: one transaction for both.
+        """
+        changes = {"status": Status.RUNNING, "attempt": record.attempt + 1}
+        request = self._commits.post(lambda transaction: _move(transaction, record, _QUEUED, changes), durable=False)
+        return lambda: self._commits.finish(request)
 
     def succeed(self, record: TaskRecord, value: str, output: Publication | None = None) -> TaskRecord | None:
         """T3: record a success with its value (JSON text), and publish the output inside the transaction.
 
         The output is renamed only when the guard matched, so a fenced worker (None) never overwrites a good one.
         """
-        changes = {
-            "value": value,
-            "output_key": output and output.output_key,
-            "size": output and output.size,
-            "sha256": output and output.sha256,
-        }
-        with self._transaction() as database:
-            moved = _move(database, _SUCCEED, record, **changes)
+        changes: dict[str, object] = {"status": Status.SUCCESS, "value": value, "error": None}
+        if output is not None:
+            changes |= {"output_key": output.output_key, "size": output.size, "sha256": output.sha256}
+
+        def apply(transaction: Transaction) -> TaskRecord | None:
+            moved = _move(transaction, record, _RUNNING, changes)
             if moved is not None and output is not None:
                 output.publish()
+                if output.durable:
+                    transaction.folders.add(output.temp_path.parent)
             return moved
+
+        return self._commits.write(apply)
 
     def retry(self, record: TaskRecord, error: str, delay: float) -> TaskRecord | None:
         """T4: queue the task again, `delay` seconds from now. None: fenced."""
-        with self._transaction() as database:
-            return _move(database, _RETRY, record, error=error[:ERROR_LENGTH], run_at=self._clock() + delay)
+        changes = {
+            "status": Status.QUEUED,
+            "retries": record.retries + 1,
+            "run_at": self._clock() + delay,
+            "error": error[:ERROR_LENGTH],
+        }
+        return self._commits.write(lambda transaction: _move(transaction, record, _RUNNING, changes))
 
     def fail(self, record: TaskRecord, error: str, reason: str) -> TaskRecord | None:
         """T5: fail the task for good, with its dead letter in the same transaction. None: fenced."""
-        error = error[:ERROR_LENGTH]
-        with self._transaction() as database:
-            moved = _move(database, _FAIL, record, error=error)
-            if moved is not None:
-                database.execute(_BURY, (reason, error, self._clock(), moved.id))
-            return moved
+        return self._commits.write(lambda transaction: self._fail(transaction, record, error, reason))
 
     def recover(self) -> list[TaskRecord]:
         """T6: tasks whose owner died go back to queued; at the third crash they fail ("poison"). All that moved.
 
         Every running row found at open is such an orphan, because one process alone owns the ledger.
         """
-        with self._transaction() as database:
-            orphans = database.execute("SELECT * FROM tasks WHERE status = 'running' ORDER BY id").fetchall()
-            return [self._bring_back(database, to_record(row)) for row in orphans]
+        orphans = self.records(Status.RUNNING)
+        return self._commits.write(lambda transaction: [self._bring_back(transaction, orphan) for orphan in orphans])
 
     def release(self, record: TaskRecord, delay: float = 0.0) -> TaskRecord | None:
         """T7: give a running task back, `retries` unchanged: the attempt does not count. None: fenced."""
-        with self._transaction() as database:
-            return _move(database, _RELEASE, record, run_at=self._clock() + delay)
+        changes = {"status": Status.QUEUED, "run_at": self._clock() + delay}
+        return self._commits.write(lambda transaction: _move(transaction, record, _RUNNING, changes))
 
     def replay(self, record: TaskRecord) -> TaskRecord | None:
         """T9: queue a failed task again with a full budget; its dead letter is marked. None: it is not failed."""
         now = self._clock()
-        with self._transaction() as database:
-            moved = _move(database, _REPLAY, record, run_at=now)
+        changes = {"status": Status.QUEUED, "retries": 0, "crashes": 0, "run_at": now}
+
+        def apply(transaction: Transaction) -> TaskRecord | None:
+            moved = _move(transaction, record, _FAILED, changes)
             if moved is not None:
-                database.execute(
-                    "UPDATE dead_letters SET replayed_at = ? WHERE task_id = ? AND replayed_at IS NULL", (now, moved.id)
-                )
+                marked = "UPDATE dead_letters SET replayed_at = ? WHERE task_id = ? AND replayed_at IS NULL"
+                transaction.database.execute(marked, (now, moved.id))
             return moved
+
+        return self._commits.write(apply)
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Which of these idempotency keys have a row."""
@@ -182,25 +194,32 @@ class Ledger(LedgerView):
         return {row["key"] for row in rows}
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write a copy of the ledger as a SQLite file of its own; `path` is replaced in one step."""
+        """Write a copy of the ledger as a SQLite file of its own; `path` is replaced in one step.
+
+        Raises LedgerError, and then leaves `path` as it is: also for a ledger that is open, or was not closed.
+        """
+        self.refuse_after_fork()
         target = Path(path).resolve()
-        if self.path is not None and target == self.path.resolve():
-            raise LedgerError(f"cannot export ledger {str(self.path)!r} onto itself")
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        unfinished = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
         try:
-            with translated(target), self._reader_lock:
-                copy = sqlite3.connect(unfinished, isolation_level=None)
-                try:
-                    self._reader.backup(copy)
-                    copy.execute("PRAGMA journal_mode = DELETE")
-                finally:
-                    copy.close()
+            if self._file is not None and target.exists() and target.samefile(self._file):
+                raise LedgerError(f"cannot export ledger {str(self.path)!r} onto itself")
+            if has_wal(target):
+                raise LedgerError(f"cannot export onto {str(target)!r}: a ledger that is open, or was not closed")
+            create(unfinished)
+            with translated(target), self._reader_lock, closing(connect(str(unfinished))) as copy:
+                self._reader.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
             unfinished.replace(target)
+        except OSError as error:
+            raise LedgerError(f"cannot export to {str(target)!r}: {error.strerror}") from error
         finally:
             unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the connections, then give the lock back. May be called twice."""
+        """Close the connections, then give the lock back. May be called twice. Does nothing in a forked child."""
+        if os.getpid() != self._pid:
+            return
         if self._reader is not self._writer:
             with self._reader_lock:
                 self._reader.close()
@@ -208,38 +227,30 @@ class Ledger(LedgerView):
             self._writer.close()
         self._disown()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One BEGIN IMMEDIATE ... COMMIT of the writing connection; whatever goes wrong, nothing of it stays."""
-        if os.getpid() != self._pid:
-            raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
-        with translated(self.path), self._lock:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+    def _fail(self, transaction: Transaction, record: TaskRecord, error: str, reason: str) -> TaskRecord | None:
+        error = error[:ERROR_LENGTH]
+        moved = _move(transaction, record, _RUNNING, {"status": Status.FAILED, "error": error})
+        if moved is not None:
+            transaction.database.execute(_BURY, (reason, error, self._clock(), moved.id))
+        return moved
 
-    def _bring_back(self, database: sqlite3.Connection, orphan: TaskRecord) -> TaskRecord:
-        poison = orphan.crashes + 1 >= MAX_CRASHES
-        status = Status.FAILED if poison else Status.QUEUED
-        moved = _move(database, _CRASHED, orphan, status=status, run_at=self._clock())
+    def _bring_back(self, transaction: Transaction, orphan: TaskRecord) -> TaskRecord:
+        changes = {"status": Status.RUNNING, "crashes": orphan.crashes + 1, "run_at": self._clock()}
+        moved = _move(transaction, orphan, _RUNNING, changes)
+        if moved is not None and moved.crashes >= MAX_CRASHES:
+            error = f"the process died {moved.crashes} times while this task was running"
+            moved = self._fail(transaction, moved, error, "poison")
+        elif moved is not None:
+            moved = _move(transaction, moved, _RUNNING, {"status": Status.QUEUED})
         if moved is None:
             raise LedgerError(f"task {orphan.id} changed during recovery: the ledger has a second writer")
-        if poison:
-            error = f"the process died {moved.crashes} times while this task was running"
-            database.execute("UPDATE tasks SET error = ? WHERE id = ?", (error, moved.id))
-            database.execute(_BURY, ("poison", error, self._clock(), moved.id))
         return moved
 
     def _own(self) -> OwnerLock | None:
-        if self.path is None:
+        if self.path is None or self._file is None:
             return None
         try:
-            self.path.resolve().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return OwnerLock(self.path)
         except OSError as error:
             raise LedgerError(f"cannot open ledger {str(self.path)!r}: {error.strerror}") from error
@@ -248,14 +259,15 @@ class Ledger(LedgerView):
         if self._owner is not None:
             self._owner.close()
 
-    def _open_writer(self, durability: str) -> sqlite3.Connection:
-        if self.path is not None and not self.path.exists():
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        database = connect(MEMORY if self.path is None else str(self.path.resolve()))
+    def _open_writer(self) -> sqlite3.Connection:
+        if self._file is not None and self._file.exists():
+            look_at(self._file)
+        elif self._file is not None:
+            create(self._file)
+        database = connect(MEMORY if self._file is None else str(self._file))
         try:
             check_file(database, self.path)
             database.execute("PRAGMA journal_mode = WAL")
-            database.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
             database.execute("PRAGMA fullfsync = 1")  # macOS: an fsync that reaches the disk; elsewhere ignored
             migrate(database)
         except BaseException:
@@ -264,19 +276,55 @@ class Ledger(LedgerView):
         return database
 
     def _open_reader(self) -> sqlite3.Connection:
-        assert self.path is not None
-        database = connect(str(self.path.resolve()))
+        database = connect(str(self._file))
         database.execute("PRAGMA query_only = 1")
         return database
 
 
-def _insert(database: sqlite3.Connection, draft: Draft, now: float) -> Inserted:
-    new = database.execute(_INSERT, (*draft, now, now)).fetchall()
-    rows = new or database.execute("SELECT * FROM tasks WHERE idempotency_key = ?", (draft.key,)).fetchall()
-    return Inserted(to_record(rows[0]), bool(new))
+def _insert(transaction: Transaction, draft: Draft, now: float) -> Inserted:
+    cursor = transaction.database.execute(_INSERT, (*draft, now, now))
+    if cursor.rowcount == 1 and cursor.lastrowid is not None:
+        return Inserted(_new_record(cursor.lastrowid, draft, now), created=True)
+    find = "SELECT * FROM tasks WHERE idempotency_key = ?"
+    rows = transaction.database.execute(find, (draft.key,)).fetchall()
+    return Inserted(to_record(rows[0]), created=False)
 
 
-def _move(database: sqlite3.Connection, arrow: str, record: TaskRecord, **changes: object) -> TaskRecord | None:
-    """Follow one arrow; None when the guard matched no row."""
-    rows = database.execute(arrow, {"id": record.id, "version": record.version, **changes}).fetchall()
-    return to_record(rows[0]) if rows else None
+def _new_record(row_id: int, draft: Draft, now: float) -> TaskRecord:
+    """The row that `_INSERT` has just written; reading it back would cost a second statement."""
+    return TaskRecord(
+        id=row_id,
+        idempotency_key=draft.key,
+        image_key=draft.image_key,
+        variant=draft.variant,
+        params=json.loads(draft.params),
+        status=Status.QUEUED,
+        retries=0,
+        attempt=0,
+        crashes=0,
+        created_at=now,
+        run_at=now,
+        output_key=None,
+        size=None,
+        sha256=None,
+        value=None,
+        error=None,
+        version=1,
+    )
+
+
+def _move(
+    transaction: Transaction, record: TaskRecord, expected: Status, changes: Mapping[str, object]
+) -> TaskRecord | None:
+    """Follow one arrow: write the changes if the row is as `record` says; None when the guard matched no row."""
+    assignments = ", ".join(f"{column} = :{column}" for column in changes)
+    guard = "id = :guard_id AND version = :guard_version AND status = :guard_status"
+    cursor = transaction.database.execute(
+        f"UPDATE tasks SET {assignments}, version = version + 1 WHERE {guard}",
+        {**changes, "guard_id": record.id, "guard_version": record.version, "guard_status": expected},
+    )
+    if cursor.rowcount != 1:
+        return None
+    if "value" in changes:
+        changes = {**changes, "value": json.loads(str(changes["value"]))}
+    return replace(record, version=record.version + 1, **changes)  # type: ignore[arg-type]

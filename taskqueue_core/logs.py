@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 from typing import Any
 
+from taskqueue_core.errors import describe
 from taskqueue_core.task import TaskRecord
 
 logger = logging.getLogger("taskqueue")
@@ -16,7 +18,10 @@ _FIELDS = ("task_id", "idempotency_key", "attempt", "event", "error_class")
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes each log record as one JSON object: time (UTC), level, event, and what is known of the task."""
+    """Writes each log record as one JSON object: time (UTC), level, event, and what is known of the task.
+
+    In ASCII, so that no stream's encoding and no Unicode line separator can break a line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line of JSON."""
@@ -26,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         entry["message"] = record.getMessage()
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=repr)
+        return json.dumps(entry, default=repr)
 
 
 def log_event(event: str, record: TaskRecord, *, error: BaseException | None = None, level: int = logging.INFO) -> None:
@@ -41,4 +46,7 @@ def log_event(event: str, record: TaskRecord, *, error: BaseException | None = N
     }
     if error is not None:
         extra["error_class"] = type(error).__name__
-    logger.log(level, "%s: %s", event, error if error is not None else record.idempotency_key, extra=extra)
+    try:
+        logger.log(level, "%s: %s", event, record.idempotency_key if error is None else describe(error), extra=extra)
+    except Exception:  # noqa: BLE001 - a host's broken handler must not cost a task its outcome
+        traceback.print_exc()

@@ -49,7 +49,7 @@ class LatencyHistogram:
 
     def percentile(self, q: float) -> float:
         """The nearest-rank percentile in seconds, `q` in (0, 1]; the middle of its bucket. 0.0 when empty."""
-        rank, seen = math.ceil(q * self.count), 0
+        rank, seen = math.ceil(round(q * self.count, 6)), 0  # 0.07 * 100 is 7.000000000000001
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= rank:
@@ -96,14 +96,14 @@ class MetricsSnapshot:
 class Metrics:
     """The counters of one queue. Safe to use from many threads, and from inside a processor or a callback.
 
-    One lock guards everything and no method calls out while it holds it, so `snapshot()` never waits for work
-    in progress and cannot deadlock. `clock` gives monotonic seconds.
+    One lock guards everything and no method calls out while it holds it (but for the clock), so `snapshot()`
+    never waits for work in progress; a signal handler may call it too. `clock` gives monotonic seconds.
     """
 
     def __init__(self, workers: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._workers = workers
         self._clock = clock
-        self._lock = threading.Lock()  # guards every field below
+        self._lock = threading.RLock()  # guards every field below; a signal handler may find its own thread inside
         self._started = clock()
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._latency = LatencyHistogram()

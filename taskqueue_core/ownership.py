@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import weakref
 from pathlib import Path
 
 from taskqueue_core.errors import LedgerInUseError
@@ -39,9 +40,20 @@ class OwnerLock:
             raise LedgerInUseError(
                 f"ledger {str(ledger)!r} is in use by the process with pid {owner}: close that queue first"
             )
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        try:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        _held.add(self)
+
+    def forget(self) -> None:
+        """In a forked child: close its copy, or the ledger would stay locked when the owner dies before the child."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Give the lock back. May be called twice."""
@@ -49,6 +61,18 @@ class OwnerLock:
         if descriptor is not None:
             os.ftruncate(descriptor, 0)
             os.close(descriptor)
+
+
+_held: weakref.WeakSet[OwnerLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_held):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def lock_path(ledger: Path) -> Path:

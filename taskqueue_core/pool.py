@@ -54,7 +54,7 @@ class WorkerPool:
         return self._finish(production, deadline, timeout)
 
     def _finish(self, production: _Production, deadline: Deadline, timeout: float | None) -> MetricsSnapshot:
-        finished = self.queue.join(deadline.remaining())
+        finished = self.queue.join(deadline.remaining()) and production.complete
         snapshot = self.queue.metrics.snapshot()
         if self.metrics_path is not None:
             Path(self.metrics_path).write_text(snapshot.to_json() + "\n", encoding="utf-8")
@@ -62,7 +62,7 @@ class WorkerPool:
             raise production.error
         if not finished:
             production.stop()
-            raise TimeoutError(f"{production.submitted} tasks were submitted, not all are finished after {timeout} s")
+            raise TimeoutError(f"{production.accepted} tasks were submitted, not all are finished after {timeout} s")
         return snapshot
 
 
@@ -73,16 +73,27 @@ class _Production:
         self._queue = queue
         self._tasks = tasks
         self._deadline = deadline
-        self._lock = threading.Lock()  # guards the iterator and the fields below
-        self._stopped = False
-        self.submitted = 0
+        self._stopped = threading.Event()
+        self._next_task = threading.Lock()  # guards the iterator, which may take its time
+        self._exhausted = False
+        self._lock = threading.Lock()  # guards the fields below
+        self._taken = 0
+        self.accepted = 0
         self.error: BaseException | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every task of the iterable was accepted."""
+        with self._lock:
+            return self._exhausted and self.accepted == self._taken
 
     def run(self) -> None:
         """Submit task after task until there is none, or an error."""
         try:
             while (task := self._next()) is not None:
-                self._queue.submit_many([task], timeout=self._deadline.remaining(), futures=False)
+                self._queue.submit_many(task, timeout=self._deadline.remaining(), futures=False)
+                with self._lock:
+                    self.accepted += 1
         except QueueFullError as error:
             if not self._deadline.passed:
                 self._fail(error)
@@ -91,19 +102,22 @@ class _Production:
 
     def stop(self) -> None:
         """Submit nothing more."""
-        with self._lock:
-            self._stopped = True
+        self._stopped.set()
 
-    def _next(self) -> Task | None:
-        with self._lock:
-            if self._stopped:
+    def _next(self) -> list[Task] | None:
+        """The next task alone in a list; None when there is none, or no more is to be submitted."""
+        with self._next_task:
+            if self._stopped.is_set():
                 return None
-            task = next(self._tasks, None)
-            self.submitted += task is not None
-            return task
+            for task in self._tasks:
+                with self._lock:
+                    self._taken += 1
+                return None if self._stopped.is_set() else [task]  # the iterable may have taken its time
+            self._exhausted = True
+            return None
 
     def _fail(self, error: BaseException) -> None:
+        self._stopped.set()
         with self._lock:
-            self._stopped = True
             if self.error is None:
                 self.error = error

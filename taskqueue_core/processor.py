@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
 import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 from taskqueue_core.errors import PermanentError
 from taskqueue_core.faults import FaultInjector
@@ -20,6 +22,7 @@ from taskqueue_core.task import JSON, Task
 _VARIANT = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _SPOOL_BYTES = 1 << 20
 _QUALITY = 85
+_END_OF_JPEG = b"\xff\xd9"
 
 
 class ProcessorLike(Protocol):
@@ -65,33 +68,46 @@ class Processor:
             self.faults()
         chunks = self.store.open_read(task.image_key)
         if self._pillow is None:
-            return Output(
-                self.outputs.stage(task.key, _compress(chunks, task.variant), suffix=".bin"), {"transform": "zlib"}
-            )
-        size, jpeg = self._thumbnail(self._pillow, chunks, task)
-        return Output(self.outputs.stage(task.key, [jpeg], suffix=".jpg"), {"width": size[0], "height": size[1]})
+            path = self.outputs.stage(task.key, _compress(chunks, task.variant), suffix=".bin")
+            return Output(path, {"transform": "zlib"})
+        return self._thumbnail(self._pillow, chunks, task)
 
     def discard(self, tasks: Sequence[Task]) -> None:
         """Remove the unfinished files of attempts whose process died."""
         self.outputs.sweep(task.key for task in tasks)
 
-    def _thumbnail(self, pillow: ModuleType, chunks: Iterable[bytes], task: Task) -> tuple[tuple[int, int], bytes]:
+    def _thumbnail(self, pillow: ModuleType, chunks: Iterable[bytes], task: Task) -> Output:
         box = _parse_variant(task.variant)
-        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as source:
-            for chunk in chunks:
-                source.write(chunk)
-            source.seek(0)
+        with _spool(chunks) as source:
             try:
                 with pillow.open(source) as image:
                     self._check_pixels(image, task)
-                    return _encode(image, box)
+                    image.thumbnail(box)
+                    image.load()  # one that fits already has not been decoded yet
+                    small = image if image.mode == "RGB" else image.convert("RGB")
             except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
                 raise PermanentError(f"{task.image_key!r} has more than {self.max_pixels:,} pixels") from error
-            except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+            except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, zlib.error) as error:
                 # Pillow says "cannot identify" and "truncated" with an OSError that has no errno.
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 raise PermanentError(f"{task.image_key!r} is no readable image: {error}") from error
+        # Into the file itself: Pillow encodes with the GIL released only when it has a file descriptor.
+        with self.outputs.staging(task.key, suffix=".jpg") as file:
+            self._encode(small, file, task)
+        return Output(file.name, {"width": small.width, "height": small.height})
+
+    def _encode(self, image: Any, file: BinaryIO, task: Task) -> None:
+        try:
+            image.save(file, "JPEG", quality=_QUALITY)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise PermanentError(f"{task.image_key!r} cannot be written as a JPEG: {error}") from error
+        # Pillow takes a short write, such as the last one before a disk is full, for a whole one.
+        file.seek(-len(_END_OF_JPEG), os.SEEK_END)
+        if file.read() != _END_OF_JPEG:
+            raise OSError(errno.ENOSPC, "the output was cut short", file.name)
 
     def _check_pixels(self, image: Any, task: Task) -> None:
         pixels = image.width * image.height
@@ -115,13 +131,20 @@ def _parse_variant(variant: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _encode(image: Any, box: tuple[int, int]) -> tuple[tuple[int, int], bytes]:
-    image.thumbnail(box)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=_QUALITY)
-    return image.size, file.getvalue()
+def _spool(chunks: Iterable[bytes]) -> IO[bytes]:
+    """The chunks as a file to read: in memory, or on disk once they are more than _SPOOL_BYTES."""
+    source: IO[bytes] = io.BytesIO()
+    try:
+        for chunk in chunks:
+            if isinstance(source, io.BytesIO) and source.tell() + len(chunk) > _SPOOL_BYTES:
+                memory, source = source, tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+                source.write(memory.getbuffer())
+            source.write(chunk)
+        source.seek(0)
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
 def _compress(chunks: Iterable[bytes], variant: str) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from taskqueue_core.errors import PermanentError
 from taskqueue_core.task import JSON
 
 _BLOCK = 1 << 16
+_LONGEST_SUFFIX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Output:
     value: JSON = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Publication:
     """An output on its way: measured, synced when asked, renamed by the ledger inside its transaction."""
 
@@ -36,27 +37,34 @@ class Publication:
     size: int
     sha256: str
     durable: bool
+    published: bool = False
 
     @classmethod
     def prepare(cls, output: Output, key: str, *, durable: bool) -> Self:
         """Measure the file and, when `durable`, bring it to the disk. Done before the transaction begins."""
         path = Path(output.temp_path)
-        if not path.is_file():
-            raise PermanentError(f"the processor returned Output({os.fspath(path)!r}), but there is no such file")
+        if len(path.suffix) > _LONGEST_SUFFIX:
+            raise PermanentError(f"the suffix of Output({str(path)!r}) is longer than {_LONGEST_SUFFIX} characters")
         digest, size = hashlib.sha256(), 0
-        with path.open("rb+" if durable else "rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                size += len(block)
-            if durable:
-                os.fsync(file.fileno())
+        try:
+            with path.open("rb+" if durable else "rb", buffering=0) as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                    size += len(block)
+                if durable:
+                    os.fsync(file.fileno())
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise PermanentError(f"the processor returned Output({str(path)!r}), but there is no such file") from error
         return cls(path, output_key(key, path.suffix), size, digest.hexdigest(), durable)
 
     def publish(self) -> None:
-        """Rename the file to its output key; an older file of that name is replaced in one step."""
-        self.temp_path.replace(self.temp_path.with_name(self.output_key))
-        if self.durable:
-            sync_folder(self.temp_path.parent)
+        """Rename the file to its output key; an older file of that name is replaced in one step.
+
+        Safe to repeat: a transaction that fails on a neighbour's account is run again.
+        """
+        if not self.published:
+            self.temp_path.replace(self.temp_path.with_name(self.output_key))
+            self.published = True
 
     def discard(self) -> None:
         """Remove the file of an attempt that was not recorded."""
@@ -75,7 +83,7 @@ def output_key(key: str, suffix: str = "") -> str:
 def remove(result: object) -> None:
     """Remove the file of an attempt that failed after its work was done; anything but an Output is no file."""
     if isinstance(result, Output):
-        with contextlib.suppress(OSError, TypeError):
+        with contextlib.suppress(OSError, TypeError, ValueError):
             Path(result.temp_path).unlink(missing_ok=True)
 
 

@@ -7,8 +7,6 @@ second attempts.py; tasks that wait in the ledger only come in through feeder.py
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import queue
 import random
@@ -24,7 +22,7 @@ from taskqueue_core.admission import Admission, draft
 from taskqueue_core.attempts import Attempts
 from taskqueue_core.database import DeadLetter
 from taskqueue_core.deadline import Deadline
-from taskqueue_core.errors import LedgerError, TaskQueueError
+from taskqueue_core.errors import TaskQueueError
 from taskqueue_core.feeder import Feeder
 from taskqueue_core.inflight import Call, Entry, InFlight
 from taskqueue_core.ledger import Ledger
@@ -38,6 +36,8 @@ from taskqueue_core.task import JSON, Status, Task, TaskRecord
 
 LINGER = 0.1
 """Seconds for which an idle worker stays at the queue before it goes back to the executor."""
+GRACE = 0.8
+"""Seconds past its deadline that `close` grants to what takes milliseconds: a claim or a row just being written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +105,11 @@ class TaskQueue:
         self.metrics = Metrics(settings.max_workers)
         self._inflight = InFlight()
         self._places = Places(settings.queue_size)
-        self._waiting: queue.Queue[Entry | None] = queue.Queue(maxsize=settings.queue_size)
+        # Tasks are bounded by the places; the room beyond is for the tokens with which close() wakes the workers.
+        self._waiting: queue.Queue[Entry | None] = queue.Queue(settings.queue_size + settings.max_workers)
         self._executor = ThreadPoolExecutor(settings.max_workers, thread_name_prefix="taskqueue-worker")
-        self._lock = threading.Lock()  # guards the four fields below
+        self._lock = threading.Lock()  # guards the five fields below
+        self._left = threading.Condition(self._lock)  # told when a worker has signed off
         self._active = 0
         self._stopping = False
         self._worker_ids: set[int] = set()
@@ -143,7 +145,7 @@ class TaskQueue:
         if (timeouts := self._attempts.timeouts) is not None:
             self._threads.append(threading.Thread(target=timeouts.run, name="taskqueue-timeouts", daemon=True))
         try:
-            self._recover(processor)
+            self._attempts.recover()
             for thread in self._threads:
                 thread.start()
         except BaseException:
@@ -208,8 +210,10 @@ class TaskQueue:
         if record is None or record.status is not Status.FAILED:
             state = "unknown" if record is None else f"that of a task in state {record.status.value!r}"
             raise TaskQueueError(f"cannot replay {key!r}: only a failed task can be replayed, this key is {state}")
-        self._ledger.replay(record)
-        log_event("replayed", record)
+        self._inflight.wait_left(record)
+        moved = self._ledger.replay(record)
+        if moved is not None:
+            log_event("replayed", moved)
         return self.submit(record.task)
 
     # What is there
@@ -234,16 +238,11 @@ class TaskQueue:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until no task is queued or running, retry-waiting and recovered ones included; False after
-        `timeout` seconds. Raises TaskQueueError when called by a processor, which would wait for itself.
+        `timeout` seconds. Raises QueueClosedError when the queue is closed before, TaskQueueError when called by
+        a processor, which would wait for itself.
         """
         self._refuse_in_worker("join")
-        deadline = Deadline(timeout)
-        while True:
-            seen = self._inflight.changes()
-            if self._inflight.empty() and not self._ledger.unfinished():
-                return True
-            if not self._inflight.wait_empty(seen, deadline):
-                return False
+        return self._inflight.wait_done(self._ledger.unfinished, Deadline(timeout))
 
     def close(self, timeout: float = 30.0, *, drain: bool = True) -> CloseReport:
         """Close the queue within `timeout` seconds (+ 1) and tell how. Called again, it returns the same report.
@@ -251,21 +250,26 @@ class TaskQueue:
         With `drain` it first waits until all tasks are finished; without, only for those that are running. What
         is unfinished at the deadline goes back to queued without using an attempt; futures that are left open
         get QueueClosedError. A thread that is stuck in a processor cannot be ended: Python itself then waits for
-        it at exit, as with any ThreadPoolExecutor.
+        it at exit, as with any ThreadPoolExecutor. Raises TaskQueueError when called by a processor, or when
+        another close() needs longer than `timeout`.
         """
         self._refuse_in_worker("close")
         deadline = Deadline(timeout)
-        with self._closing:
+        left = deadline.later(GRACE).remaining()
+        if not self._closing.acquire(timeout=-1 if left is None else left):
+            raise TaskQueueError(f"another close() of this queue was not done within {timeout} s")
+        try:
             if self._report is None:
                 self._report = self._close(deadline, drain)
             return self._report
+        finally:
+            self._closing.release()
 
     def _close(self, deadline: Deadline, drain: bool) -> CloseReport:
         """First nobody comes in, then the work ends, then the futures, the ledger last; whatever goes wrong."""
         started = time.monotonic()
         self._places.close_to_submits()
-        stuck: list[str] = []
-        waiting = 0
+        stuck, waiting = list[str](), -1
         try:
             if drain:
                 self.join(deadline.remaining())
@@ -274,13 +278,15 @@ class TaskQueue:
                 stuck = self._stop_workers(deadline)
                 waiting = self._ledger.counts()[Status.QUEUED]
             finally:
-                self._inflight.close()
+                self._executor.shutdown(wait=False)
+                self._inflight.close(drained=waiting == 0)
                 self._ledger.close()
         elapsed = time.monotonic() - started
         return CloseReport(drained=waiting == 0, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
 
     def _stop_workers(self, deadline: Deadline) -> list[str]:
         """End the feeder and the workers; the keys of the tasks that were released because they did not end."""
+        final = deadline.later(GRACE)
         self._feeder.close()
         self._places.close()
         self._attempts.close()
@@ -288,36 +294,21 @@ class TaskQueue:
             self._stopping = True
             idle = self._active
         for _ in range(idle):
-            with contextlib.suppress(queue.Full):
-                self._waiting.put_nowait(None)  # wakes a worker that lingers at the queue
-        released = [] if self._inflight.wait_workers(deadline) else self._release_running()
-        stuck = released + self._inflight.stuck()
-        self._executor.shutdown(wait=not stuck)
+            self._waiting.put_nowait(None)  # wakes a worker that lingers at the queue
+        self._inflight.wait_arrivals(final)
+        released = [] if self._inflight.wait_workers(deadline) else self._attempts.release_running(final)
+        stuck = [record.idempotency_key for record in released] + self._inflight.stuck()
+        with self._lock:  # a worker may be busy in the callback of a future, too: never wait without a limit
+            all_left = not stuck and self._left.wait_for(lambda: self._active <= 0, final.remaining())
+        self._executor.shutdown(wait=all_left)
         for thread in self._threads:
-            thread.join(timeout=1.0)
+            thread.join(final.remaining())
         return stuck
 
-    def _release_running(self) -> list[str]:
-        """T7 for every task that is still running; one that finishes at this very moment keeps its result."""
-        released = [self._ledger.release(entry.row) for entry in self._inflight.still_running()]
-        for record in released:
-            if record is not None:
-                log_event("released", record, level=logging.WARNING)
-        return [record.idempotency_key for record in released if record is not None]
-
-    def _recover(self, processor: ProcessorLike) -> None:
-        """T6: whatever ran when the last owner died is queued again, and what its attempts left is removed."""
-        orphans = self._ledger.recover()
-        for record in orphans:
-            log_event("recovered", record, level=logging.WARNING)
-        self.metrics.count("recovered", len(orphans))
-        discard = getattr(processor, "discard", None)
-        if orphans and callable(discard):
-            discard([record.task for record in orphans])
-
     def _refuse_in_worker(self, name: str) -> None:
-        with self._lock:
-            inside = threading.get_ident() in self._worker_ids
+        self._ledger.refuse_after_fork()
+        with self._lock:  # a future's callback may run in the thread of the timeouts, too
+            inside = threading.get_ident() in self._worker_ids or threading.current_thread() in self._threads
         if inside:
             raise TaskQueueError(f"{name}() was called by a processor of this queue: it would wait for itself")
 
@@ -332,13 +323,20 @@ class TaskQueue:
     # The workers
 
     def _enqueue(self, entry: Entry) -> None:
-        """Hand a task that holds a place to the workers, and see that one is at work."""
+        """Hand a task that holds a place to the workers, and see that one is at work. Never fails: its row stands."""
         self._waiting.put_nowait(entry)
         self.metrics.depth(self._waiting.qsize())
         with self._lock:
-            if self._active < self.settings.max_workers and not self._stopping:
-                self._active += 1
-                self._executor.submit(self._work)
+            if self._active >= self.settings.max_workers or self._stopping:
+                return
+            self._active += 1
+        try:
+            self._executor.submit(self._work)
+        except BaseException as error:
+            with self._lock:
+                self._active -= 1
+            if not isinstance(error, RuntimeError):  # that is the end of the interpreter: the row is on disk
+                raise
 
     def _work(self) -> None:
         """A worker: task after task until none comes for a while.
@@ -350,9 +348,7 @@ class TaskQueue:
             self._worker_ids.add(threading.get_ident())
         while (entry := self._next()) is not None:
             try:
-                self._attempts.run(entry)
-            except LedgerError as error:
-                logger.warning("the queue closed before the outcome of %r was recorded: %s", entry.draft.key, error)
+                self._attempts.run(entry, self._another)
             except BaseException:  # noqa: BLE001 - a worker never dies of one task
                 logger.exception("a worker met an error of its own at %r", entry.draft.key)
 
@@ -365,14 +361,24 @@ class TaskQueue:
                 if self._may_leave():
                     return None
                 continue
-            if entry is None:
-                continue
-            self._places.give()
-            self.metrics.depth(self._waiting.qsize())
-            if not self._stopping:
+            if entry is not None and self._taken():
                 return entry
         self._may_leave()
         return None
+
+    def _another(self) -> Entry | None:
+        """A task that is waiting at this moment, its place given back; None when there is none."""
+        try:
+            entry = self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+        return entry if entry is not None and self._taken() else None
+
+    def _taken(self) -> bool:
+        """Give the place back; False when the queue is stopping and the task stays queued in the ledger."""
+        self._places.give()
+        self.metrics.depth(self._waiting.qsize())
+        return not self._stopping
 
     def _may_leave(self) -> bool:
         """Sign off, unless a task came in the meantime: `_enqueue` counts the workers under the same lock."""
@@ -381,4 +387,5 @@ class TaskQueue:
                 return False
             self._active -= 1
             self._worker_ids.discard(threading.get_ident())
+            self._left.notify_all()
             return True

@@ -24,8 +24,8 @@ class RetryPolicy:
     classify: Classify = classify
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts!r}")
+        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be a whole number of at least 1, got {self.max_attempts!r}")
         if not 0 < self.base <= self.cap < float("inf"):
             raise ValueError(f"need 0 < base <= cap, got base={self.base!r}, cap={self.cap!r}")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 from taskqueue_core.retry import RetryPolicy
+
+T = TypeVar("T")
 
 ENV_PREFIX = "TASKQUEUE_"
 DURABILITIES = ("power", "process")
@@ -40,6 +44,8 @@ class QueueSettings:
         _check_choice("overflow", self.overflow, OVERFLOWS)
         for name in ("max_workers", "queue_size"):
             _check_count(name, getattr(self, name))
+        if not isinstance(self.retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, got {self.retry!r}")
         if self.max_retrying is not None:
             _check_count("max_retrying", self.max_retrying)
         if self.task_timeout is not None and not 0 < self.task_timeout < float("inf"):
@@ -57,11 +63,12 @@ class QueueSettings:
         The retry policy is read from TASKQUEUE_MAX_ATTEMPTS, TASKQUEUE_RETRY_BASE and TASKQUEUE_RETRY_CAP.
         Raises ValueError naming the variable.
         """
-        retry = RetryPolicy(**_read(environ, _RETRY_VARIABLES))
-        return cls(retry=retry, **_read(environ, _VARIABLES))
+        retry = _build(RetryPolicy, environ, _RETRY_VARIABLES)
+        return _build(partial(cls, retry=retry), environ, _VARIABLES)
 
 
-_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
+_Variables = dict[str, tuple[str, Callable[[str], Any]]]
+_VARIABLES: _Variables = {
     "DURABILITY": ("durability", str),
     "MAX_WORKERS": ("max_workers", int),
     "QUEUE_SIZE": ("queue_size", int),
@@ -69,7 +76,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "TASK_TIMEOUT": ("task_timeout", float),
     "MAX_RETRYING": ("max_retrying", int),
 }
-_RETRY_VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
+_RETRY_VARIABLES: _Variables = {
     "MAX_ATTEMPTS": ("max_attempts", int),
     "RETRY_BASE": ("base", float),
     "RETRY_CAP": ("cap", float),
@@ -92,7 +99,16 @@ def combine(settings: QueueSettings | None, **knobs: Any) -> QueueSettings:
     return settings
 
 
-def _read(environ: Mapping[str, str], names: Mapping[str, tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+def _build(make: Callable[..., T], environ: Mapping[str, str], names: _Variables) -> T:
+    values = _read(environ, names)
+    try:
+        return make(**values)
+    except ValueError as error:  # it names the knobs; whoever set variables looks for those
+        wrong = [v for v, (knob, _) in names.items() if knob in values and re.search(rf"\b{knob}\b", str(error))]
+        raise ValueError(f"{', '.join(ENV_PREFIX + variable for variable in wrong)}: {error}") from None
+
+
+def _read(environ: Mapping[str, str], names: _Variables) -> dict[str, Any]:
     values = {}
     for variable, (knob, convert) in names.items():
         text = environ.get(ENV_PREFIX + variable, "").strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,10 @@ from taskqueue_core.errors import InvalidKeyError
 
 JSON = Any
 """A value that `json` can write: None, bool, int, finite float, str, list, or dict with str keys."""
+
+
+DEEPEST = 100
+"""Lists and objects inside each other, at most: deeper ones can be written but, on a fuller stack, not read back."""
 
 
 class Status(StrEnum):
@@ -80,8 +85,8 @@ class TaskRecord:
 
     @property
     def task(self) -> Task:
-        """The task to hand to a processor."""
-        return Task(self.image_key, self.variant, self.params, self.idempotency_key)
+        """The task to hand to a processor, with params of its own."""
+        return Task(self.image_key, self.variant, copy.deepcopy(self.params), self.idempotency_key)
 
     @property
     def finished(self) -> bool:
@@ -91,7 +96,20 @@ class TaskRecord:
 
 def to_json(value: JSON) -> str:
     """Write a value as canonical JSON text: sorted keys, no spaces, no NaN. Raises TypeError or ValueError."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    if text.count("[") + text.count("{") > DEEPEST and _deeper(value, DEEPEST):
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    return text
+
+
+def _deeper(value: JSON, limit: int) -> bool:
+    level: list[Any] = [[value]]
+    for _ in range(limit + 1):
+        children = [child for part in level for child in (part.values() if isinstance(part, Mapping) else part)]
+        level = [child for child in children if isinstance(child, dict | list | tuple)]
+        if not level:
+            return False
+    return True
 
 
 def _check_text(name: str, text: object, *, may_be_empty: bool = False) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from taskqueue_core.errors import TaskQueueError
-from taskqueue_core.task import JSON, Task
+from taskqueue_core.task import JSON, Task, to_json
 
 _EXPECTED = '{"image_key": "cat.jpg", "variant": "200x200"}'
 _FIELDS = ("image_key", "variant", "params", "idempotency_key")
@@ -22,12 +22,12 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     """Read a task file. Raises TaskFileError; then nothing of the file is used."""
     name = os.fspath(path)
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TaskFileError(f"{name}: cannot be read ({error.strerror}); expected a JSON file with tasks") from error
     except UnicodeDecodeError as error:
         raise TaskFileError(f"{name}: no UTF-8 text at byte {error.start}; expected a JSON file") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise TaskFileError(f"{name}: no JSON ({error}); expected a list of tasks such as [{_EXPECTED}]") from error
     if not isinstance(entries, list):
         raise TaskFileError(f"{name}: expected a JSON list of tasks such as [{_EXPECTED}], found {_kind(entries)}")
@@ -44,9 +44,11 @@ def _task(name: str, position: int, entry: JSON) -> Task:
     if unknown := [key for key in entry if key not in _FIELDS]:
         raise TaskFileError(f"{where}: unknown {json.dumps(unknown[0])}; a task has {', '.join(_FIELDS)}")
     try:
-        return Task(**entry)
-    except (TypeError, ValueError) as error:
+        task = Task(**entry)
+        to_json(task.params).encode()  # refuses NaN, 1e999 and lone surrogates, which json.loads lets through
+    except (TypeError, ValueError, RecursionError) as error:
         raise TaskFileError(f"{where}: {error}") from error
+    return task
 
 
 def _kind(value: JSON) -> str:

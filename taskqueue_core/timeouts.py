@@ -57,5 +57,5 @@ class Timeouts:
                 if left <= 0:
                     del self._running[key]
                     return entry, record
-                self._condition.wait(left)
+                self._condition.wait(min(left, threading.TIMEOUT_MAX))
             return None

@@ -1,0 +1,181 @@
+"""What the tests of the queue share: a processor under control, bounded waits, a pause at a chosen call."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from taskqueue_core import Output, RetryPolicy, Status, Task
+from taskqueue_core.database import LedgerView
+from taskqueue_core.ledger import Draft, Ledger
+
+LONG = 20.0  # seconds: a limit that only a hang reaches
+FAST = RetryPolicy(base=0.001, cap=0.002)
+NEVER = RetryPolicy(base=1000.0, cap=1000.0)  # the retry stands in the ledger, and does not come during a test
+
+
+def until(condition: Callable[[], Any], timeout: float = LONG) -> Any:
+    """Poll a condition that nothing announces; its true value."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, "the condition never came true"
+        time.sleep(0.002)
+    return value
+
+
+class Work:
+    """A processor under the test's control.
+
+    `plan` has the outcomes of the attempts at an `image_key`, in turn: an exception to raise, an Output, or a value.
+    Without a plan the value is the task's params. While `hold` is on, attempts wait for `release()`.
+    """
+
+    def __init__(self, plan: Mapping[str, Sequence[Any]] | None = None, *, hold: bool = False) -> None:
+        self._plan = {key: list(outcomes) for key, outcomes in (plan or {}).items()}
+        self._lock = threading.Lock()
+        self._go = threading.Event()
+        if not hold:
+            self._go.set()
+        self.started = threading.Semaphore(0)
+        self.calls: list[str] = []
+        self.threads: set[threading.Thread] = set()
+        self.running: Counter[str] = Counter()
+        self.most = 0
+        self.discarded: list[Task] = []
+
+    def __call__(self, task: Task) -> Any:
+        with self._lock:
+            self.calls.append(task.image_key)
+            self.threads.add(threading.current_thread())
+            self.running[task.image_key] += 1
+            self.most = max(self.most, self.running.total())
+            outcomes = self._plan.get(task.image_key)
+            outcome = outcomes.pop(0) if outcomes else dict(task.params)
+        self.started.release()
+        try:
+            assert self._go.wait(LONG), "nobody released the work"
+        finally:
+            with self._lock:
+                self.running[task.image_key] -= 1
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def wait_started(self, attempts: int = 1) -> None:
+        """Wait until so many more attempts have begun."""
+        for _ in range(attempts):
+            assert self.started.acquire(timeout=LONG), "no attempt began"
+
+    def release(self) -> None:
+        """Let all attempts go on, now and later."""
+        self._go.set()
+
+    def discard(self, tasks: Sequence[Task]) -> None:
+        """Called by the queue with the tasks of a dead process."""
+        self.discarded += tasks
+
+
+class Pause:
+    """Stops the first call of `target.name` before or after it did its work, until `go` is set. The call is real."""
+
+    def __init__(self, target: object, name: str, *, after: bool = False) -> None:
+        self.reached = threading.Event()
+        self.go = threading.Event()
+        method = getattr(target, name)
+        first = threading.Lock()
+
+        def paused(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs) if after else None
+            if first.acquire(blocking=False):
+                self.reached.set()
+                assert self.go.wait(LONG), "nobody let the call go on"
+            return result if after else method(*args, **kwargs)
+
+        setattr(target, name, paused)
+
+    def wait_reached(self) -> None:
+        """Wait until somebody stands at the call."""
+        assert self.reached.wait(LONG), "nobody came to the call"
+
+
+@contextmanager
+def threads(count: int = 4) -> Iterator[ThreadPoolExecutor]:
+    """Threads for calls that may wait."""
+    with ThreadPoolExecutor(count, thread_name_prefix="test") as pool:
+        yield pool
+
+
+def at_once(call: Callable[[int], Any], count: int) -> list[Any]:
+    """Call from `count` threads that start together; the results in their order."""
+    barrier = threading.Barrier(count)
+
+    def run(n: int) -> Any:
+        barrier.wait(LONG)
+        return call(n)
+
+    with threads(count) as pool:
+        return [future.result(LONG) for future in [pool.submit(run, n) for n in range(count)]]
+
+
+def tasks(count: int, name: str = "t") -> list[Task]:
+    return [Task(f"{name}{n}", params={"n": n}) for n in range(count)]
+
+
+def draft(key: str = "k", params: str = "{}") -> Draft:
+    return Draft(key, f"image of {key}", "v", params)
+
+
+def output(folder: Path, content: bytes = b"pixels", name: str = "unfinished.jpg", value: Any = None) -> Output:
+    """A finished temporary file."""
+    path = folder / name
+    path.write_bytes(content)
+    return Output(path, value)
+
+
+def orphans(path: Path, keys: Sequence[str], *, crashes: int = 1) -> None:
+    """Leave a ledger in which these tasks were running when their owner died, so many times in a row."""
+    with closing(Ledger(path, durability="process")) as ledger:
+        for crash in range(crashes):
+            ledger.recover()
+            waiting = {record.idempotency_key: record for record in ledger.records(Status.QUEUED)}
+            if crash == 0:
+                waiting |= {key: ledger.insert([Draft(key, key, "", "{}")])[0].record for key in keys}
+            for key in keys:
+                assert ledger.claim(waiting[key]) is not None
+
+
+def balance(path: str | Path, submitted: int) -> dict[Status, int]:
+    """Nothing lost, nothing invented: submitted = queued + running + success + failed. The counts."""
+    with LedgerView.inspect(path) as view:
+        counts = view.counts()
+    assert sum(counts.values()) == submitted, counts
+    return counts
+
+
+def sql(path: str | Path, statement: str) -> list[tuple[Any, ...]]:
+    """Ask the file itself, not our own code."""
+    with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as database:
+        return database.execute(statement).fetchall()
+
+
+def run_python(code: str, *args: str, cwd: Path | None = None, timeout: float = LONG) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own."""
+    command = [sys.executable, "-W", "error", "-c", code, *args]
+    return subprocess.run(command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False, env=environ())
+
+
+def environ() -> dict[str, str]:
+    """An environment in which a child imports what this process imports."""
+    import taskqueue_core
+
+    return {**os.environ, "PYTHONPATH": str(Path(taskqueue_core.__file__).parents[1])}

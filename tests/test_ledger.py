@@ -1,0 +1,368 @@
+"""The state machine: every arrow with its guard, and what is in the file afterwards."""
+
+import hashlib
+import os
+import sqlite3
+import stat
+from contextlib import closing
+
+import pytest
+from helpers import at_once, draft, output, sql
+
+from taskqueue_core import LedgerError, Status, output_key
+from taskqueue_core.ledger import ERROR_LENGTH, Ledger
+from taskqueue_core.publish import Publication
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has other file modes")
+
+
+class Clock:
+    """Seconds since the epoch, as the test says."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ledger(path, clock):
+    with closing(Ledger(path, durability="process", clock=clock)) as ledger:
+        yield ledger
+
+
+def insert(ledger, key="k"):
+    return ledger.insert([draft(key)])[0].record
+
+
+def make(ledger, status, key="k"):
+    """A task in this state."""
+    queued = insert(ledger, key)
+    if status is Status.QUEUED:
+        return queued
+    running = ledger.claim(queued)
+    if status is Status.RUNNING:
+        return running
+    return ledger.succeed(running, "1") if status is Status.SUCCESS else ledger.fail(running, "boom", "permanent")
+
+
+def everything(path):
+    return sql(path, "SELECT * FROM tasks ORDER BY id"), sql(path, "SELECT * FROM dead_letters ORDER BY id")
+
+
+ARROWS = {
+    "claim": (Status.QUEUED, lambda ledger, record: ledger.claim(record)),
+    "succeed": (Status.RUNNING, lambda ledger, record: ledger.succeed(record, '{"a":1}')),
+    "retry": (Status.RUNNING, lambda ledger, record: ledger.retry(record, "late", 7.5)),
+    "release": (Status.RUNNING, lambda ledger, record: ledger.release(record)),
+    "fail": (Status.RUNNING, lambda ledger, record: ledger.fail(record, "boom", "permanent")),
+    "replay": (Status.FAILED, lambda ledger, record: ledger.replay(record)),
+}
+WRITES = {
+    "claim": {"status": Status.RUNNING, "attempt": 1},
+    "succeed": {"status": Status.SUCCESS, "value": {"a": 1}, "error": None},
+    "retry": {"status": Status.QUEUED, "retries": 1, "run_at": 1007.5, "error": "late"},
+    "release": {"status": Status.QUEUED, "retries": 0, "run_at": 1000.0, "attempt": 1},
+    "fail": {"status": Status.FAILED, "error": "boom", "retries": 0},
+    "replay": {"status": Status.QUEUED, "retries": 0, "crashes": 0, "run_at": 1000.0},
+}
+
+
+def test_insert_writes_a_queued_row_of_version_1(ledger, path):
+    """T1: due at once, nothing known of its work yet."""
+    (inserted,) = ledger.insert([draft("k", '{"n":[1]}')])
+    record = inserted.record
+    assert inserted.created
+    assert (record.idempotency_key, record.image_key, record.variant, record.params) == (
+        "k", "image of k", "v", {"n": [1]},
+    )  # fmt: skip
+    assert (record.status, record.version, record.retries, record.attempt, record.crashes) == ("queued", 1, 0, 0, 0)
+    assert (record.created_at, record.run_at) == (1000.0, 1000.0)
+    assert ledger.get("k") == record
+    assert sql(path, "SELECT idempotency_key, status, version FROM tasks") == [("k", "queued", 1)]
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_key_is_unique_over_all_states(ledger, path, status):
+    """T1 on a known key returns the row as it stands, and the file itself refuses a second row."""
+    first = make(ledger, status)
+    before = everything(path)
+    (again,) = ledger.insert([draft("k", '{"other":1}')])
+    assert (again.created, again.record) == (False, first)
+    assert everything(path) == before
+    with closing(sqlite3.connect(path)) as database, pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        database.execute(
+            "INSERT INTO tasks (idempotency_key, image_key, variant, params, status, created_at, run_at)"
+            " VALUES ('k', 'i', 'v', '{}', 'queued', 0, 0)"
+        )
+
+
+def test_a_key_twice_in_one_batch_is_one_row(ledger):
+    """The second one finds the first."""
+    one, other, two = ledger.insert([draft("a"), draft("b"), draft("a")])
+    assert [one.created, other.created, two.created] == [True, True, False]
+    assert one.record == two.record
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_arrow_moves_the_row_and_counts_its_version_up(ledger, clock, name):
+    """What it returns is what the ledger has; all other columns stay."""
+    start, follow = ARROWS[name]
+    before = make(ledger, start)
+    after = follow(ledger, before)
+    assert after == ledger.get("k")
+    changed = {field for field in before.__slots__ if getattr(before, field) != getattr(after, field)}
+    assert changed <= {*WRITES[name], "version"}
+    assert {field: getattr(after, field) for field in WRITES[name]} == WRITES[name]
+    assert after.version == before.version + 1
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_a_stale_version_is_fenced_and_writes_nothing(ledger, path, name):
+    """The row has gone round to the same state in the meantime."""
+    start, follow = ARROWS[name]
+    stale = make(ledger, start)
+    move_round(ledger, stale)
+    assert ledger.get("k").status is start
+    before = everything(path)
+    assert follow(ledger, stale) is None
+    assert everything(path) == before
+
+
+def move_round(ledger, record):
+    if record.status is Status.QUEUED:
+        ledger.release(ledger.claim(record))
+    elif record.status is Status.RUNNING:
+        ledger.claim(ledger.release(record))
+    else:
+        ledger.fail(ledger.claim(ledger.replay(record)), "again", "permanent")
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [(name, status) for name in ARROWS for status in Status if status is not ARROWS[name][0]]
+)
+def test_a_row_in_another_state_is_fenced_and_writes_nothing(ledger, path, name, status):
+    """The version alone is right."""
+    _, follow = ARROWS[name]
+    record = make(ledger, status)
+    before = everything(path)
+    assert follow(ledger, record) is None
+    assert everything(path) == before
+
+
+def test_versions_never_come_back_after_a_row_is_gone(ledger, path):
+    """Ids are not used twice, so (id, version) fences for ever."""
+    old = make(ledger, Status.RUNNING, "old")
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("DELETE FROM tasks")
+    new = make(ledger, Status.RUNNING, "new")
+    assert new.id > old.id
+    assert ledger.succeed(old, "1") is None
+
+
+def test_failing_writes_the_dead_letter_in_the_same_transaction(ledger, path):
+    """T5: when the dead letter cannot be written, the task has not failed either."""
+    record = make(ledger, Status.RUNNING)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TRIGGER no BEFORE INSERT ON dead_letters BEGIN SELECT RAISE(ABORT, 'no'); END")
+        database.commit()
+    with pytest.raises(LedgerError, match="SQLITE_CONSTRAINT"):
+        ledger.fail(record, "boom", "permanent")
+    assert ledger.get("k") == record
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TRIGGER no")
+        database.commit()
+    failed = ledger.fail(record, "boom", "permanent")
+    (letter,) = ledger.dead_letters()
+    assert (letter.task_id, letter.idempotency_key, letter.reason, letter.error) == (failed.id, "k", "permanent", "boom")
+    assert (letter.params, letter.attempt, letter.failed_at, letter.replayed_at) == ({}, 1, 1000.0, None)
+
+
+def test_replay_keeps_key_and_history(ledger, clock):
+    """T9: the same row with a full budget; its dead letter stays and is marked, once."""
+    record = ledger.retry(make(ledger, Status.RUNNING), "late", 0)
+    failed = ledger.fail(ledger.claim(record), "boom", "exhausted")
+    clock.now = 2000.0
+    replayed = ledger.replay(failed)
+    assert (replayed.id, replayed.idempotency_key, replayed.retries, replayed.attempt) == (failed.id, "k", 0, 2)
+    clock.now = 3000.0
+    assert ledger.replay(failed) is None
+    ledger.fail(ledger.claim(replayed), "again", "permanent")
+    first, second = ledger.dead_letters()
+    assert (first.error, first.retries, first.replayed_at) == ("boom", 1, 2000.0)
+    assert (second.error, second.retries, second.replayed_at) == ("again", 0, None)
+
+
+def test_recovery_queues_what_was_running_and_leaves_the_rest_alone(ledger, clock):
+    """T6: crashes + 1, no retry used."""
+    others = [make(ledger, status, status.value) for status in Status if status is not Status.RUNNING]
+    orphan = make(ledger, Status.RUNNING)
+    clock.now = 2000.0
+    (recovered,) = ledger.recover()
+    assert recovered == ledger.get("k")
+    assert (recovered.status, recovered.crashes, recovered.retries) == ("queued", 1, 0)
+    assert (recovered.attempt, recovered.run_at) == (1, 2000.0)
+    assert recovered.version > orphan.version
+    assert [ledger.get(record.idempotency_key) for record in others] == others
+    assert ledger.recover() == []
+    assert ledger.succeed(orphan, "1") is None
+
+
+def test_a_task_running_at_three_crashes_is_poison(ledger):
+    """T6: failed, with its dead letter."""
+    make(ledger, Status.RUNNING, "neighbour")
+    insert(ledger)
+    for crash in (1, 2, 3):
+        ledger.claim(ledger.get("k"))
+        moved = {record.idempotency_key: record for record in ledger.recover()}
+        assert moved["k"].crashes == crash
+    assert moved["k"].status is Status.FAILED
+    assert moved["k"] == ledger.get("k")
+    (letter,) = ledger.dead_letters()
+    assert (letter.idempotency_key, letter.reason, letter.crashes) == ("k", "poison", 3)
+    assert letter.error == moved["k"].error == "the process died 3 times while this task was running"
+    assert ledger.get("neighbour").status is Status.QUEUED
+    assert ledger.replay(moved["k"]).crashes == 0
+
+
+def test_errors_are_cut(ledger):
+    """A processor's error may be long; the ledger keeps its beginning."""
+    long = "é" * 10_000
+    record = ledger.retry(make(ledger, Status.RUNNING), long, 0)
+    assert record.error == long[:ERROR_LENGTH]
+    ledger.fail(ledger.claim(record), long, "permanent")
+    assert ledger.dead_letters()[0].error == long[:ERROR_LENGTH]
+
+
+def test_success_publishes_its_output(ledger, tmp_path):
+    """T3: the file has the name, size and SHA-256 of the record, and the temporary one is gone."""
+    publication = Publication.prepare(output(tmp_path, b"new"), "k", durable=True)
+    done = ledger.succeed(make(ledger, Status.RUNNING), "null", publication)
+    assert (done.output_key, done.size) == (output_key("k", ".jpg"), 3)
+    assert done.sha256 == hashlib.sha256(b"new").hexdigest()
+    assert (tmp_path / done.output_key).read_bytes() == b"new"
+    assert not publication.temp_path.exists()
+
+
+def test_a_fenced_success_does_not_touch_a_good_output(ledger, tmp_path):
+    """G4: the rename happens only when the guard matched."""
+    late = make(ledger, Status.RUNNING)
+    again = ledger.claim(ledger.release(late))
+    good = Publication.prepare(output(tmp_path, b"good", "good.jpg"), "k", durable=False)
+    done = ledger.succeed(again, "null", good)
+    stale = Publication.prepare(output(tmp_path, b"stale", "stale.jpg"), "k", durable=False)
+    assert ledger.succeed(late, "null", stale) is None
+    assert (tmp_path / done.output_key).read_bytes() == b"good"
+
+
+def test_an_output_that_cannot_be_renamed_records_no_success(ledger, tmp_path):
+    """T3: the OSError comes through, and the task is still running."""
+    record = make(ledger, Status.RUNNING)
+    publication = Publication.prepare(output(tmp_path), "k", durable=False)
+    publication.temp_path.unlink()
+    with pytest.raises(FileNotFoundError):
+        ledger.succeed(record, "null", publication)
+    assert ledger.get("k") == record
+    assert ledger.succeed(record, "null") is not None
+
+
+def test_a_success_whose_commit_failed_can_be_tried_again(ledger, path, tmp_path):
+    """The output was renamed already; the second try finds that and records it."""
+    record = make(ledger, Status.RUNNING)
+    publication = Publication.prepare(output(tmp_path, b"new"), "k", durable=False)
+    ledger._writer.execute("PRAGMA foreign_keys = ON")
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+        database.execute("CREATE TABLE child (id REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+        database.execute("CREATE TRIGGER late AFTER UPDATE ON tasks BEGIN INSERT INTO child VALUES (1); END")
+        with pytest.raises(LedgerError, match="FOREIGN KEY"):  # checked by COMMIT, as the key is deferred
+            ledger.succeed(record, "null", publication)
+        assert ledger.get("k") == record
+        database.execute("INSERT INTO parent VALUES (1)")
+    done = ledger.succeed(record, "null", publication)
+    assert done.status is Status.SUCCESS
+    assert (tmp_path / done.output_key).read_bytes() == b"new"
+
+
+def test_a_bad_row_does_not_drop_its_neighbours(ledger):
+    """Sixteen threads insert at once, four of them what the schema refuses."""
+
+    def write(n):
+        try:
+            return ledger.insert([draft(f"k{n}", "{}" if n % 4 else None)])[0].created
+        except LedgerError as error:
+            return "NOT NULL" in str(error)
+
+    assert all(at_once(write, 16))
+    assert {record.idempotency_key for record in ledger.records()} == {f"k{n}" for n in range(16) if n % 4}
+
+
+def test_only_one_of_many_claims_wins(ledger):
+    """T2: two workers that hold the same row."""
+    for n in range(10):
+        queued = insert(ledger, f"k{n}")
+        claimed = at_once(lambda _, queued=queued: ledger.claim(queued), 8)
+        assert sum(record is not None for record in claimed) == 1
+
+
+def test_known_tells_which_keys_have_a_row(ledger):
+    """Whatever the key looks like."""
+    odd = ['["a\\"b","c"]', "'; DROP TABLE tasks; --", "\u2028é\\", " "]
+    ledger.insert([draft(key) for key in odd])
+    assert ledger.known([*odd, "unknown"]) == set(odd)
+    assert ledger.known([]) == set()
+
+
+@pytest.mark.parametrize(("durability", "level"), [("power", 2), ("process", 1)])
+def test_durability_is_sqlites_synchronous_level(path, durability, level):
+    """FULL for "power" (3 would be EXTRA), NORMAL for "process", whatever was written before."""
+    with closing(Ledger(path, durability=durability)) as ledger:
+        ledger.claim(insert(ledger, "other"))
+        insert(ledger)
+        assert ledger._writer.execute("PRAGMA synchronous").fetchone()[0] == level
+        assert ledger._writer.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_a_memory_ledger_follows_the_same_arrows(clock):
+    """Reads and writes share its one connection."""
+    with closing(Ledger(":memory:", clock=clock)) as ledger:
+        done = ledger.succeed(make(ledger, Status.RUNNING), '"x"')
+        assert ledger.get("k") == done
+        assert ledger.counts()[Status.SUCCESS] == 1
+
+
+def test_close_may_be_called_twice_and_ends_every_use(path):
+    """Each later call is a LedgerError."""
+    ledger = Ledger(path, durability="process")
+    record = insert(ledger)
+    ledger.close()
+    ledger.close()
+    for call in (lambda: insert(ledger), lambda: ledger.claim(record), lambda: ledger.get("k"), ledger.counts):
+        with pytest.raises(LedgerError, match="closed"):
+            call()
+    with pytest.raises(LedgerError, match="closed"):
+        ledger.export(path.with_name("copy.db"))
+    assert sorted(file.name for file in path.parent.iterdir()) == ["tasks.db", "tasks.db.lock"]
+
+
+@POSIX
+def test_files_are_for_their_owner_alone(tmp_path):
+    """0600 for every file, 0700 for a folder that was made."""
+    path = tmp_path / "made" / "tasks.db"
+    umask = os.umask(0o022)
+    try:
+        with closing(Ledger(path)) as ledger:
+            insert(ledger)
+            ledger.export(path.with_name("copy.db"))
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(umask)
+    names = ["copy.db", "tasks.db", "tasks.db-shm", "tasks.db-wal", "tasks.db.lock"]
+    assert modes == dict.fromkeys(names, 0o600)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
