@@ -1,3 +1,3 @@
-"""For the project's own tests. The plugin under test comes from its entry point, it is not loaded here."""
-
-pytest_plugins = ["pytester"]
+"""For the project's own tests. Nothing is loaded here: the plugin under test comes from its entry point, and pytester
+from `addopts` in pyproject.toml, because with an editable install this file is read by runs in other folders, too.
+"""

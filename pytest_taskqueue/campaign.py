@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_taskqueue import report
 from pytest_taskqueue.comparison import Comparison
-from pytest_taskqueue.config import CompareConfig
+from pytest_taskqueue.config import CompareConfig, ConfigError
 from pytest_taskqueue.results import ComparisonResult, SlotResult
 from pytest_taskqueue.subjects import find_subject
 from pytest_taskqueue.workloads import find_workload
@@ -16,17 +16,18 @@ from pytest_taskqueue.workloads import find_workload
 class Campaign:
     """One comparison for every client count of the configuration; results are files below `root`, too.
 
-    Raises ValueError for a subject or a workload that does not exist.
+    Raises ConfigError for a subject or a workload that does not exist, and for a folder that cannot be made.
     """
 
     def __init__(
         self, config: CompareConfig, root: Path, command: str, progress: Callable[[Sequence[SlotResult]], None]
     ) -> None:
-        for name in (config.baseline, config.optimized):
-            find_subject(name)
-        find_workload(config.workload)
         self.config = config
         self.directory = root / config.report
+        self._check("baseline", lambda: find_subject(config.baseline))
+        self._check("optimized", lambda: find_subject(config.optimized))
+        self._check("workload", lambda: find_workload(config.workload))
+        self._check("report", lambda: self.directory.mkdir(parents=True, exist_ok=True))  # now, not after minutes
         self.files: dict[int, list[Path]] = {}
         self._command = command
         self._progress = progress
@@ -37,9 +38,16 @@ class Campaign:
         if clients not in self._results:
             comparison = Comparison(self.config, clients, command=self._command, progress=self._progress)
             self._results[clients] = comparison.run()
+            self.files[clients] = []  # if they cannot be written
             self.files[clients] = report.write(self._results[clients], self.directory)
         return self._results[clients]
 
     def results(self) -> list[ComparisonResult]:
         """What was measured so far."""
         return list(self._results.values())
+
+    def _check(self, option: str, use: Callable[[], object]) -> None:
+        try:
+            use()
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{self.config.given[option]}: {error}") from error

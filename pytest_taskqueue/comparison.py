@@ -123,7 +123,7 @@ class Comparison:
     def _out_of_budget(self, pairs: int) -> Judgement:
         reason = (
             f"the budget of {self._config.budget:g} s ended after {pairs} of {PAIRS} pairs; "
-            "raise --tq-budget, or shorten the slots with --tq-slot"
+            "a larger budget or shorter slots would hold all of them"
         )
         gates = judge(self._config.gates, self._pairs()).gates if pairs > 1 else ()
         return Judgement(

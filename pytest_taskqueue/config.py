@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_taskqueue.verdict import DEFAULT_GATES, Gate, parse_gate
 
+FLAG_PREFIX = "--tq-"
 ENV_PREFIX = "PYTEST_TQ_"
 INI_PREFIX = "tq_"
 
@@ -23,7 +24,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `--tq-NAME`, PYTEST_TQ_NAME and tq_NAME all mean the same."""
+    """One option: `--tq-NAME`, PYTEST_TQ_NAME and tq_NAME all mean the same; the scripts call it `--NAME`."""
 
     name: str
     metavar: str
@@ -32,15 +33,17 @@ class Option:
     parse: Callable[[str], Any]
     repeatable: bool = False
 
-    @property
-    def flag(self) -> str:
-        """Its spelling on the command line."""
-        return "--tq-" + self.name.replace("_", "-")
+    def flag(self, prefix: str = FLAG_PREFIX) -> str:
+        """Its spelling on a command line."""
+        return prefix + self.name.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareConfig:
-    """What to compare, under which load, and by which gates. Times are seconds; `slot` None: chosen by itself."""
+    """What to compare, under which load, and by which gates. Times are seconds; `slot` None: chosen by itself.
+
+    `given` tells where the text of each option came from, for messages.
+    """
 
     clients: tuple[int, ...]
     workers: int
@@ -53,21 +56,29 @@ class CompareConfig:
     slot: float | None
     budget: float
     report: str
+    given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def resolve(
-    command_line: Mapping[str, str | None], environ: Mapping[str, str], ini: Callable[[str], str | None]
+    command_line: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    ini: Callable[[str], str | None],
+    *,
+    prefix: str = FLAG_PREFIX,
 ) -> CompareConfig:
-    """Read every option from its strongest source. Raises ConfigError for the first bad one."""
-    values = {}
+    """Read every option from its strongest source. Raises ConfigError for the first bad one.
+
+    `prefix` is how the options of this command line begin.
+    """
+    values, given = {}, {}
     for option in OPTIONS:
-        where, text = _strongest(option, command_line, environ, ini)
+        given[option.name], text = _strongest(option, command_line, environ, ini, prefix)
         try:
             values[option.name] = option.parse(text)
         except ValueError as error:
-            raise ConfigError(f"{where} {text!r}: {error}") from None
+            raise ConfigError(f"{given[option.name]} {text!r}: {error}") from None
     values["gates"] = values.pop("gate")
-    return CompareConfig(**values)
+    return CompareConfig(**values, given=given)
 
 
 def dotenv(folder: Path) -> dict[str, str]:
@@ -82,16 +93,20 @@ def dotenv(folder: Path) -> dict[str, str]:
 
 
 def _strongest(
-    option: Option, command_line: Mapping[str, str | None], environ: Mapping[str, str], ini: Callable[[str], str | None]
+    option: Option,
+    command_line: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    ini: Callable[[str], str | None],
+    prefix: str,
 ) -> tuple[str, str]:
     variable, key = ENV_PREFIX + option.name.upper(), INI_PREFIX + option.name
     if (text := command_line.get(option.name)) is not None:
-        return option.flag, text
+        return option.flag(prefix), text
     if text := environ.get(variable):
         return variable, text
     if text := ini(key):
         return key, text
-    return "default of " + option.flag, option.default
+    return "default of " + option.flag(prefix), option.default
 
 
 def _count(text: str) -> int:

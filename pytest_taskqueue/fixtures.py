@@ -59,7 +59,8 @@ def make_tq_queue(
     yield make
     stuck = [key for queue in queues for key in queue.close(CLOSE_TIMEOUT, drain=False).stuck]
     if stuck:
-        pytest.fail(f"{len(stuck)} tasks were still running {CLOSE_TIMEOUT:g} s after the test: {', '.join(stuck)}")
+        tasks = "1 task was" if len(stuck) == 1 else f"{len(stuck)} tasks were"
+        pytest.fail(f"{tasks} still running {CLOSE_TIMEOUT:g} s after the test: {', '.join(stuck)}", pytrace=False)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from pytest_taskqueue.load import LoadLog
+from pytest_taskqueue.load import ClientLog, LoadLog
 from taskqueue_core import Task
 
 SHOWN = 3
@@ -23,7 +23,7 @@ TaskOf = Callable[[int, int], Task]
 
 def lost_tasks(log: LoadLog, task: TaskOf) -> list[str]:
     """Keys of the tasks that were submitted and never completed."""
-    return [task(c, len(client.ends)).key for c, client in enumerate(log.clients) if client.lost is not None]
+    return [task(c, client.lost).key for c, client in enumerate(log.clients) if client.lost is not None]
 
 
 def doubled_tasks(worked: Mapping[str, int]) -> list[str]:
@@ -39,22 +39,23 @@ def problems(
     `worked` counts, from inside the work, how often each task was done; `problem` looks at a finished task's
     value and output.
     """
-    yield from (f"client {name} hangs" for name in log.hung)
-    yield from _named("submitted and never completed", lost_tasks(log, task))
-    yield from _named("worked on more than once", doubled_tasks(worked))
-    yield from _named("completed without having been worked on", _unworked(log, task, worked))
-    yield from _errors(log, task)
+    yield from (f"{name} hangs" for name in log.hung)
+    yield from (f"client {c} broke: {client.broke}" for c, client in enumerate(log.clients) if client.broke)
+    yield from _named("task", "submitted and never completed", lost_tasks(log, task))
+    yield from _named("task", "worked on more than once", doubled_tasks(worked))
+    yield from _named("task", "completed without having been worked on", _unworked(log, task, worked))
+    yield from _named("task", "failed", _failed(log, task))
     early = [text for client in log.clients for text in client.early]
-    yield from _named("not done when their results arrived", early)
-    yield from _named("wrong", _wrong(log, task, problem))
+    yield from _named("task", "not done when the result arrived", early)
+    yield from _named("task", "with a wrong result", _wrong(log, task, problem))
     unserved = [f"client {c}" for c, client in enumerate(log.clients) if not _served(client.ends, log)]
-    yield from _named("not served in the window", unserved)
+    yield from _named("client", "not served in the window", unserved)
     yield from _time(log)
 
 
 def warnings(log: LoadLog) -> Iterable[str]:
     """What does not make a slot invalid, and should be known."""
-    window = (log.closes - log.opens) * len(log.clients)
+    window = sum(_present(client, log) for client in log.clients)
     busy = sum(_overlap(client.starts, client.ends, log) for client in log.clients)
     if busy < (1 - IDLE_SHARE) * window:
         yield f"the clients were idle for {1 - busy / window:.0%} of the window: they are the bottleneck"
@@ -62,16 +63,16 @@ def warnings(log: LoadLog) -> Iterable[str]:
 
 def leftovers(before: Sequence[threading.Thread], directory: Path, report: object) -> Iterable[str]:
     """What a closed queue left behind: threads, temporary files, and tasks its close report admits to."""
-    yield from _named("threads alive after close", _new_threads(before))
-    yield from _named("temporary files left behind", _unfinished_files(directory))
-    waiting = getattr(report, "waiting", 0)
-    if waiting:
-        yield f"{waiting} tasks still waiting after close"
+    yield from _named("thread", "alive after close", _new_threads(before))
+    yield from _named("temporary file", "left behind", _unfinished_files(directory))
+    if waiting := getattr(report, "waiting", 0):
+        yield f"{_count(waiting, 'task')} still waiting after close"
 
 
 def _new_threads(before: Sequence[threading.Thread]) -> list[str]:
     """Names of the threads that were not there before and do not end within a second."""
-    strangers = [thread for thread in threading.enumerate() if thread not in set(before)]
+    known = set(before)
+    strangers = [thread for thread in threading.enumerate() if thread not in known]
     deadline = perf_counter() + 1.0
     for thread in strangers:
         thread.join(max(deadline - perf_counter(), 0.0))
@@ -82,10 +83,8 @@ def _unfinished_files(directory: Path) -> list[str]:
     return [path.name for path in directory.rglob("*") if path.name.startswith(".tq-") or path.suffix == ".tmp"]
 
 
-def _errors(log: LoadLog, task: TaskOf) -> Iterable[str]:
-    failed = [(task(c, k).key, text) for c, client in enumerate(log.clients) for k, text in client.errors]
-    if failed:
-        yield f"{len(failed):,} tasks failed, the first: {failed[0][0]}: {failed[0][1]}"
+def _failed(log: LoadLog, task: TaskOf) -> list[str]:
+    return [f"{task(c, k).key}: {text}" for c, client in enumerate(log.clients) for k, text in client.errors]
 
 
 def _unworked(log: LoadLog, task: TaskOf, worked: Counter[str]) -> list[str]:
@@ -113,14 +112,25 @@ def _served(ends: Sequence[float], log: LoadLog) -> bool:
 
 
 def _time(log: LoadLog) -> Iterable[str]:
-    """Each client is always either waiting for a result or about to submit: together that fills the window."""
-    window = (log.closes - log.opens) * len(log.clients)
+    """Each client is always either waiting for a result or about to submit: together that fills the window.
+
+    Nothing is said where a client never came back from a task: how long it waited is known to nobody.
+    """
+    if log.hung or any(client.lost is not None or client.broke for client in log.clients):
+        return
+    window = sum(_present(client, log) for client in log.clients)
     spent = 0.0
     for client in log.clients:
         spent += _overlap(client.starts, client.ends, log)
         spent += _overlap(client.ends, client.starts[1:], log)
-    if not log.hung and abs(spent - window) > TIME_TOLERANCE * window:
+    if abs(spent - window) > TIME_TOLERANCE * window:
         yield f"the clients' time adds up to {spent:.2f} s of {window:.2f} s: the clock cannot be trusted"
+
+
+def _present(client: ClientLog, log: LoadLog) -> float:
+    """Seconds of the window from the client's first submit until it had done all it was to do."""
+    first = client.starts[0] if client.starts else log.closes
+    return max(0.0, min(client.left, log.closes) - max(first, log.opens))
 
 
 def _overlap(starts: Sequence[float], ends: Sequence[float], log: LoadLog) -> float:
@@ -128,7 +138,11 @@ def _overlap(starts: Sequence[float], ends: Sequence[float], log: LoadLog) -> fl
     return sum(max(0.0, min(end, log.closes) - max(start, log.opens)) for start, end in zip(starts, ends, strict=False))
 
 
-def _named(what: str, names: list[str]) -> Iterable[str]:
+def _named(unit: str, what: str, names: list[str]) -> Iterable[str]:
     if names:
         shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-        yield f"{len(names):,} {what}: {shown}"
+        yield f"{_count(len(names), unit)} {what}: {shown}"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'s' if number != 1 else ''}"

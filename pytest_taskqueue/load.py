@@ -25,7 +25,11 @@ _DEPTH_EVERY = 0.02
 
 @dataclass(slots=True)
 class ClientLog:
-    """What one client saw. Task k was submitted at starts[k] and its result was in hand at ends[k]."""
+    """What one client saw. Task k was submitted at starts[k] and its result was in hand at ends[k].
+
+    `lost` is the task it gave up waiting for, `broke` the error that ended the client itself, `left` when it had done
+    all it was to do.
+    """
 
     starts: array[float] = field(default_factory=lambda: array("d"))
     ends: array[float] = field(default_factory=lambda: array("d"))
@@ -33,7 +37,8 @@ class ClientLog:
     errors: list[tuple[int, str]] = field(default_factory=list)
     early: list[str] = field(default_factory=list)
     lost: int | None = None
-    gave_up: str | None = None
+    broke: str | None = None
+    left: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +84,26 @@ class ClosedLoop:
         that was submitted in it has finished.
         """
         threads = self._start(lambda _: self._stop.is_set())
-        self._ramp.wait(PATIENCE)
-        opens, cpu = clock(), time.process_time()
-        depths = tuple(self._watch(opens + window))
-        closes, cpu = clock(), time.process_time() - cpu
-        self._closes = closes
-        self._last.wait(PATIENCE)
-        self._stop.set()
+        try:
+            self._ramp.wait(PATIENCE)
+            opens, cpu = clock(), time.process_time()
+            depths = tuple(self._watch(opens + window))
+            closes, cpu = clock(), time.process_time() - cpu
+            self._closes = closes
+            self._last.wait(PATIENCE)
+        finally:  # on Ctrl-C, too: the clients must not go on at a closed subject
+            self._stop.set()
         return LoadLog(opens, closes, self._logs, cpu, depths, _join(threads))
 
     def run_tasks(self, each: int) -> LoadLog:
-        """Let every client do `each` tasks; the window is the whole run."""
-        cpu = time.process_time()
+        """Let every client do `each` tasks; the window is from the first submit to the last result."""
+        cpu, begun = time.process_time(), clock()
         threads = self._start(lambda k: self._stop.is_set() or k >= each)
-        opens = clock()
-        hung = _join(threads)
+        try:
+            hung = _join(threads)
+        finally:
+            self._stop.set()
+        opens = min((log.starts[0] for log in self._logs if log.starts), default=begun)
         closes = max((log.ends[-1] for log in self._logs if log.ends), default=clock())
         return LoadLog(opens, closes, self._logs, time.process_time() - cpu, (), hung)
 
@@ -116,6 +126,10 @@ class ClosedLoop:
                 if log.ends[-1] >= self._closes:
                     self._last.count(number)
                 k += 1
+            log.left = clock()
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise to; the slot is invalid
+            log.broke = f"{type(error).__name__}: {error}"
+            self._stop.set()
         finally:
             self._ramp.count(number)
             self._last.count(number)
@@ -127,13 +141,13 @@ class ClosedLoop:
         try:
             value = self._subject.submit(task).result(PATIENCE)
             end = clock()
-        except TimeoutError:
-            log.lost = k
-            log.starts.append(start)
-            self._stop.set()
-            return False
         except Exception as error:  # noqa: BLE001 - a task that fails is counted, whatever it raises
             end = clock()
+            if isinstance(error, TimeoutError) and end - start > PATIENCE / 2:  # sooner it is the task's own
+                log.lost = k
+                log.starts.append(start)
+                self._stop.set()
+                return False
             log.errors.append((k, f"{type(error).__name__}: {error}"))
         log.starts.append(start)
         log.ends.append(end)

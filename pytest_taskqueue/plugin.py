@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,20 @@ if TYPE_CHECKING:
     from pytest_taskqueue.results import SlotResult
 
 SUITE = Path(__file__).parent / "suite" / "test_compare.py"
+SUITE_ID = "pytest_taskqueue/suite/test_compare.py"
+"""How its items are called wherever it is installed, so that saved benchmarks of two machines can be compared."""
+
 CONFIG: pytest.StashKey[CompareConfig] = pytest.StashKey()
 CAMPAIGN: pytest.StashKey[Campaign] = pytest.StashKey()
 TIMEOUT_MARGIN = 60
 """Seconds that the items of a comparison have beyond its budget."""
+
+UNFIT = {
+    "benchmark_disable": "publishes through pytest-benchmark",
+    "benchmark_skip": "publishes through pytest-benchmark",
+    "benchmark_only": "judges in tests that are no benchmarks",
+}
+"""Options of pytest-benchmark that would take a part of the comparison away, and why that is no good."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,13 +49,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     for option in OPTIONS:
         group.addoption(
-            option.flag,
+            option.flag(),
             dest=INI_PREFIX + option.name,
             metavar=option.metavar,
             action="append" if option.repeatable else "store",
             help=f"{option.help} (default: {option.default})",
         )
-        parser.addini(INI_PREFIX + option.name, f"default of {option.flag}", type="string", default="")
+        parser.addini(INI_PREFIX + option.name, f"default of {option.flag()}", type="string", default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,15 +68,17 @@ def pytest_configure(config: pytest.Config) -> None:
     _refuse_where_it_cannot_judge(config)
     from pytest_taskqueue.campaign import Campaign
 
-    command = shlex.join(["pytest", *config.invocation_params.args])
+    progress = _Progress(config)
+    config.pluginmanager.register(progress, "taskqueue-progress")
+    command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
     try:
-        config.stash[CAMPAIGN] = Campaign(settings(config), config.rootpath, command, _Progress(config))
+        config.stash[CAMPAIGN] = Campaign(settings(config), config.rootpath, command, progress)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-    if config.args_source is pytest.Config.ArgsSource.ARGS:
-        config.args.append(str(SUITE))
-    else:
+    if config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR:
         config.args = [str(SUITE)]
+    else:
+        config.args.append(str(SUITE))
 
 
 def settings(config: pytest.Config) -> CompareConfig:
@@ -87,6 +100,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     from pytest_taskqueue.comparison import declaration
 
     return declaration(settings(config))
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Give the shipped comparison its id; without it, it would be relative to whatever the root folder is."""
+    if module_path != SUITE:
+        return None
+    return pytest.Module.from_parent(parent, path=module_path, nodeid=SUITE_ID)
 
 
 @pytest.hookimpl(trylast=True)  # after whoever shuffles
@@ -117,20 +137,30 @@ def _callspec(item: pytest.Item) -> Any:
 
 def _refuse_where_it_cannot_judge(config: pytest.Config) -> None:
     option = config.option
-    if getattr(option, "numprocesses", None) or getattr(option, "dist", "no") != "no":
+    workers = getattr(option, "numprocesses", None)
+    if workers or getattr(option, "dist", "no") != "no":
+        given = f"-n {workers}" if workers else f"--dist {option.dist}"
         raise pytest.UsageError(
-            "--tq-compare measures with real threads and cannot share the machine with xdist workers: "
+            f"--tq-compare measures with real threads and cannot share the machine with xdist workers ({given}): "
             "run it on its own, or add -p no:xdist"
         )
-    if getattr(option, "cov_source", None) or sys.gettrace() is not None:
+    covered = getattr(option, "cov_source", None) and not getattr(option, "no_cov", False)
+    if covered or _traced():
         raise pytest.UsageError(
             "--tq-compare cannot judge under coverage, a debugger or another tracer, which slows the two queues "
-            "unequally: run it without --cov (--no-cov is not enough)"
+            "unequally: run it without, with pytest-cov add --no-cov"
         )
-    for name in ("benchmark_disable", "benchmark_skip"):
+    for name, reason in UNFIT.items():
         if getattr(option, name, False):
-            flag = "--" + name.replace("_", "-")
-            raise pytest.UsageError(f"--tq-compare publishes through pytest-benchmark: leave {flag} out")
+            raise pytest.UsageError(f"--tq-compare {reason}: leave --{name.replace('_', '-')} out")
+
+
+def _traced() -> bool:
+    """Whether a tracer or profiler is at work in this thread or, by sys.monitoring of Python 3.12, in all of them."""
+    if sys.gettrace() is not None or sys.getprofile() is not None:
+        return True
+    monitoring = getattr(sys, "monitoring", None)
+    return monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -157,8 +187,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
                 terminalreporter.write_line(line)
             terminalreporter.write_line("")
         terminalreporter.write_line(report.verdict_line(result))
-        if terminalreporter.verbosity >= 0:
-            files = [path for path in campaign.files[result.clients] if path.name != "latest.json"]
+        files = [path for path in campaign.files[result.clients] if path.name != "latest.json"]
+        if terminalreporter.verbosity >= 0 and files:
             terminalreporter.write_line("report: " + "  ".join(_short(path, config) for path in files))
 
 
@@ -168,10 +198,11 @@ def _short(path: Path, config: pytest.Config) -> str:
 
 
 class _Progress:
-    """Tells of each slot as it ends: one line that rewrites itself on a terminal, plain lines with -v, else nothing."""
+    """Tells of each slot as it ends: plain lines with -v, one line that rewrites itself on a terminal, else nothing."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._rewriting = False
 
     def __call__(self, slots: Sequence[SlotResult]) -> None:
         """Show the last slot."""
@@ -182,9 +213,18 @@ class _Progress:
             return
         line = report.progress_line(slots)
         capture = self._config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled():
-            if terminal.isatty:
-                terminal.rewrite(line, erase=True)
-            else:
+        with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+            if not self._rewriting:
                 terminal.ensure_newline()
+            if terminal.verbosity > 0:
                 terminal.write_line(line)
+            else:
+                terminal.rewrite(line, erase=True)
+                self._rewriting = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """The comparison is over: its last line stays, the dots get one of their own."""
+        if self._rewriting:
+            self._rewriting = False
+            self._config.pluginmanager.getplugin("terminalreporter").write_fspath_result(report.nodeid, "")

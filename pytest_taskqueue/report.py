@@ -57,7 +57,7 @@ def progress_line(slots: Sequence[SlotResult]) -> str:
     place = f"pair {last.pair}" if last.pair else "warm-up"
     line = f"  {place}  {last.arm:<9}  {last.figures.throughput:,.0f}/s  P95 {_duration(last.figures.p95_s)}"
     arms = {arm: [s.figures.throughput for s in slots if s.arm == arm and s.pair > 0] for arm in ARMS}
-    if all(arms.values()):
+    if all(rates and min(rates) > 0 for rates in arms.values()):
         ratio = geometric_mean(arms["optimized"]) / geometric_mean(arms["baseline"])
         line += f"  |  throughput x{ratio:.2f} so far"
     return line

@@ -16,7 +16,7 @@ from pathlib import Path
 from pytest_taskqueue import report
 from pytest_taskqueue.campaign import Campaign
 from pytest_taskqueue.comparison import declaration
-from pytest_taskqueue.config import OPTIONS, CompareConfig, dotenv, resolve
+from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, dotenv, resolve
 from pytest_taskqueue.input_new.generate_tasks import generate
 from pytest_taskqueue.load import ClosedLoop
 from pytest_taskqueue.results import SlotResult
@@ -44,32 +44,39 @@ def compare(argv: Sequence[str] | None = None, *, root: Path, clients: str = "",
 
     Results go below `root`. Exit status: 0 PASS, 1 FAIL, 2 usage, 3 INCONCLUSIVE, 4 INVALID; the worst counts.
     """
-    parser = argparse.ArgumentParser(
-        prog=program, description=compare.__doc__.splitlines()[0] if compare.__doc__ else ""
-    )
-    _add_options(parser, clients)
+    parser = _compare_parser(program, clients)
     given = {name: ",".join(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(argv)).items()}
+    defaults = {INI_PREFIX + "clients": clients}
     try:
-        config = resolve(given, {**dotenv(root), **os.environ}, lambda _: None)
+        config = resolve(given, {**dotenv(root), **os.environ}, defaults.get, prefix="--")
         campaign = Campaign(config, root, shlex.join([program, *(sys.argv[1:] if argv is None else argv)]), _print_slot)
     except ValueError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return USAGE
     print("\n".join(declaration(config)), flush=True)
-    return worst(_compare_one(campaign, count) for count in config.clients).exit_status
+    try:
+        return worst(_compare_one(campaign, count) for count in config.clients).exit_status
+    except OSError as error:  # no room for the ledgers or the results: nothing that a queue did
+        print(f"{program}: {error}", file=sys.stderr)
+        return USAGE
 
 
-def _add_options(parser: argparse.ArgumentParser, clients: str) -> None:
+def _compare_parser(program: str, clients: str) -> argparse.ArgumentParser:
     """The options of --tq-compare, without their prefix."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Run a baseline queue and an optimized queue under the same load and decide.",
+        epilog="Exit status: 0 PASS, 1 FAIL, 2 usage, 3 INCONCLUSIVE, 4 INVALID; of several client counts the worst.",
+    )
     for option in OPTIONS:
         default = clients if clients and option.name == "clients" else option.default
         parser.add_argument(
-            "--" + option.name.replace("_", "-"),
+            option.flag("--"),
             metavar=option.metavar,
             action="append" if option.repeatable else "store",
-            default=clients or None if option.name == "clients" else None,
             help=f"{option.help} (default: {default})",
         )
+    return parser
 
 
 def _compare_one(campaign: Campaign, clients: int) -> Verdict:
@@ -91,7 +98,12 @@ def optimized(argv: Sequence[str] | None = None) -> int:
 
     Exit status: 0, 1 when tasks failed, 2 for bad input, 4 when the measured queue did wrong work.
     """
-    arguments = _optimized_parser().parse_args(argv)
+    parser = _optimized_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.benchmark and arguments.tasks is not None:
+        parser.error("--benchmark measures tasks of its own: leave the task file out")
+    if arguments.images is not None and arguments.tasks is None:
+        parser.error("--images is where the images of a task file are: name the file, too")
     run: Callable[[argparse.Namespace], int] = _benchmark if arguments.benchmark else _run
     try:
         return run(arguments)
@@ -103,27 +115,31 @@ def optimized(argv: Sequence[str] | None = None) -> int:
 def _optimized_parser() -> argparse.ArgumentParser:
     text = "Run tasks through the durable queue; with --benchmark measure it under a closed loop of clients."
     parser = argparse.ArgumentParser(prog="task_queue_optimized.py", description=text)
-    parser.add_argument("tasks", nargs="?", help="a task file (default: generated tasks)")
-    parser.add_argument("--images", metavar="DIR", help="folder of the images (default: images, beside the task file)")
-    parser.add_argument("--count", type=_positive, default=300, metavar="N", help="tasks to generate (default: 300)")
     parser.add_argument("--workers", type=_positive, default=8, metavar="N", help="worker threads (default: 8)")
-    parser.add_argument(
+    parser.add_argument("--seed", type=int, default=7, metavar="N", help="seed of the tasks (default: 7)")
+    run = parser.add_argument_group("to run tasks")
+    run.add_argument("tasks", nargs="?", help="a task file (default: generated tasks)")
+    run.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of the images (default: images, beside the task file; generated ones if that is missing)",
+    )
+    run.add_argument("--count", type=_positive, default=300, metavar="N", help="tasks to generate (default: 300)")
+    run.add_argument(
         "--round-trip",
         type=float,
         default=0.002,
         metavar="S",
         help="simulated round trip of the object store per get and per put, in seconds (default: 0.002)",
     )
-    parser.add_argument("--seed", type=int, default=7, metavar="N", help="seed of the tasks (default: 7)")
-    parser.add_argument("--benchmark", action="store_true", help="print throughput, mean, P95 and error rate")
-    parser.add_argument(
-        "--clients", type=_positive, default=100, metavar="N", help="clients of --benchmark (default: 100)"
-    )
+    benchmark = parser.add_argument_group("to measure; the tasks are those of a comparison")
+    benchmark.add_argument("--benchmark", action="store_true", help="print throughput, mean, P95 and error rate")
+    benchmark.add_argument("--clients", type=_positive, default=100, metavar="N", help="client threads (default: 100)")
     return parser
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
 
@@ -162,15 +178,27 @@ def _run(arguments: argparse.Namespace) -> int:
         started = time.perf_counter()
         metrics = WorkerPool(queue).run(tasks)
         _print_run(len(tasks), time.perf_counter() - started, metrics)
+        for letter in queue.dead_letters():
+            print(f"failed: {letter.idempotency_key}: {letter.error}", file=sys.stderr)
     return 1 if metrics.failed else 0
 
 
 def _inputs(arguments: argparse.Namespace, folder: Path) -> tuple[list[Task], Path]:
-    if arguments.tasks is not None:
-        file = Path(arguments.tasks)
-        return read_tasks(file), Path(arguments.images or file.parent / "images")
-    generate(folder / "inputs", count=arguments.count, seed=arguments.seed)
-    return read_tasks(folder / "inputs" / "tasks.json"), folder / "inputs" / "images"
+    """The tasks and the folder of their images; what is missing is generated."""
+    if arguments.tasks is None:
+        return _generated(arguments, folder)
+    tasks = read_tasks(arguments.tasks)
+    images = Path(arguments.images or Path(arguments.tasks).parent / "images")
+    if images.is_dir():
+        return tasks, images
+    if arguments.images is not None:
+        raise ValueError(f"there is no folder {arguments.images!r} to take images from")
+    return tasks, _generated(arguments, folder)[1]
+
+
+def _generated(arguments: argparse.Namespace, folder: Path) -> tuple[list[Task], Path]:
+    generate(folder, count=arguments.count, seed=arguments.seed)
+    return read_tasks(folder / "tasks.json"), folder / "images"
 
 
 def _print_run(tasks: int, elapsed: float, metrics: MetricsSnapshot) -> None:

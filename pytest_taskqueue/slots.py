@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from pytest_taskqueue import integrity
 from pytest_taskqueue.config import CompareConfig
 from pytest_taskqueue.figures import Measured, combine, measure
-from pytest_taskqueue.load import ClosedLoop, LoadLog
+from pytest_taskqueue.load import ClosedLoop, LoadLog, Look
 from pytest_taskqueue.results import SlotResult
 from pytest_taskqueue.subjects import Setup, Subject, SubjectFactory, Tally
 from pytest_taskqueue.workloads import Workload
@@ -29,7 +30,7 @@ Drive = Callable[[ClosedLoop], LoadLog]
 
 
 class SubjectError(Exception):
-    """A subject could not be opened or closed."""
+    """A subject could not be opened, loaded or closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,12 @@ class SlotRunner:
     def run(self, arm: str, factory: SubjectFactory, drive: Drive, *, pair: int = 0) -> Slot:
         """Open a subject, drive the load over it, close it, check all it did. Raises SubjectError."""
         index, self._count = self._count, self._count + 1
-        folder = self._directory / f"slot-{index}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix=f"slot-{index}-", dir=self._directory))
         gc.collect()
         memory = resident_mb()
-        try:
-            log, worked, problems = self._load(arm, factory, drive, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        # The folder stays until the comparison is over: some file systems (ext4 without a journal, for one) make new
+        # files several times dearer for a while after many were deleted, and the next slot would pay for this one.
+        log, worked, problems = self._load(arm, factory, drive, folder)
         gc.collect()
         measured = measure(
             log,
@@ -86,12 +85,14 @@ class SlotRunner:
         """What the clients saw, how often each task was worked on, and every reason to call the slot invalid."""
         threads, tally = threading.enumerate(), Tally()
         subject = self._open(arm, factory, folder, tally)
-        look = self._look(subject, folder)
+        look = self._look(arm, subject, folder)
         try:
-            log = drive(ClosedLoop(subject, self._clients, self._workload.task, look, seed=self._config.seed))
+            with _blaming(f"{arm} broke under load"):
+                log = drive(self._loop(subject, tally, look))
         finally:
-            report = self._close(arm, subject)
-        worked = Counter(tally.keys())
+            with _blaming(f"{arm} could not be closed"):
+                report = subject.close(CLOSE_TIMEOUT)
+        worked = tally.total()
         problems = list(integrity.problems(log, self._workload.task, worked, look))
         problems += integrity.leftovers(threads, folder, report)
         return log, worked, problems
@@ -112,23 +113,38 @@ class SlotRunner:
             images=self._workload.images(folder),
             tally=tally,
         )
-        try:
+        with _blaming(f"{arm} could not be opened"):
             return factory(setup)
-        except Exception as error:
-            raise SubjectError(f"{arm} could not be opened: {type(error).__name__}: {error}") from error
 
-    def _close(self, arm: str, subject: Subject) -> object:
-        try:
-            return subject.close(CLOSE_TIMEOUT)
-        except Exception as error:
-            raise SubjectError(f"{arm} could not be closed: {type(error).__name__}: {error}") from error
+    def _loop(self, subject: Subject, tally: Tally, look: Look) -> ClosedLoop:
+        """The load; when a result arrives its work must be done, and not only be right in the end."""
 
-    def _look(self, subject: Subject, folder: Path) -> Callable[[Task, Any], str | None]:
+        def early(task: Task, value: Any) -> str | None:
+            return look(task, value) if tally.done(task.key) else "its work is not done"
+
+        return ClosedLoop(subject, self._clients, self._workload.task, early, seed=self._config.seed)
+
+    def _look(self, arm: str, subject: Subject, folder: Path) -> Look:
         images = self._workload.images(folder)
         if images is None:
             return lambda task, value: self._workload.problem(task, value, None)
         place = getattr(subject, "output", images.output)
-        return lambda task, value: self._workload.problem(task, value, place(task))
+
+        def look(task: Task, value: Any) -> str | None:
+            with _blaming(f"{arm} could not tell where an output is"):
+                output = place(task)
+            return self._workload.problem(task, value, output)
+
+        return look
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Turn whatever a subject raises into a SubjectError that says what was going on."""
+    try:
+        yield
+    except Exception as error:
+        raise SubjectError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def resident_mb() -> float | None:

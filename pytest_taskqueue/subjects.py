@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -34,25 +35,33 @@ class Subject(Protocol):
 
 
 class Tally:
-    """Counts, inside the work itself, how often each task was worked on. Each thread has a list of its own."""
+    """Counts, inside the work itself, how often each task was worked on. Each thread has counts of its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the list of lists
-        self._lists: list[list[str]] = []
+        self._lock = threading.Lock()  # guards the list, whose dictionaries have one writer each
+        self._counts: list[dict[str, int]] = []
         self._local = threading.local()
 
     def count(self, key: str) -> None:
         """The work of this task is done."""
-        if not hasattr(self._local, "keys"):
-            self._local.keys = []
+        if not hasattr(self._local, "counts"):
+            self._local.counts = {}
             with self._lock:
-                self._lists.append(self._local.keys)
-        self._local.keys.append(key)
+                self._counts.append(self._local.counts)
+        self._local.counts[key] = self._local.counts.get(key, 0) + 1
 
-    def keys(self) -> list[str]:
-        """The key of every piece of work, in no order; for when the threads have ended."""
+    def done(self, key: str) -> bool:
+        """Whether the work of this task was done at least once until now."""
         with self._lock:
-            return [key for keys in self._lists for key in keys]
+            return any(key in counts for counts in self._counts)
+
+    def total(self) -> Counter[str]:
+        """How often the work of each task was done; for when the threads have ended."""
+        total: Counter[str] = Counter()
+        with self._lock:
+            for counts in self._counts:
+                total.update(counts)
+        return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +216,8 @@ def find_subject(name: str) -> SubjectFactory:
 def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f"subject module {name!r} cannot be imported: {error}") from error
+    except Exception as error:
+        raise ValueError(f"subject module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _module_from_file(path: Path) -> ModuleType:
@@ -223,5 +232,6 @@ def _module_from_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise ValueError(f"subject file {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
     return module

@@ -119,7 +119,8 @@ class _Computed:
 
     def task(self, client: int, k: int) -> Task:
         """A task with a number of its own."""
-        return Task(f"{self.name}-{client}-{k}", params={"n": zlib.crc32(f"{self._seed}/{client}/{k}".encode())})
+        name = f"{self.name}-{client}-{k}"
+        return Task(name, params={"n": zlib.crc32(f"{self._seed}/{client}/{k}".encode())}, idempotency_key=name)
 
     def images(self, directory: Path) -> Images | None:  # noqa: ARG002
         """No images."""

@@ -335,8 +335,10 @@ class TaskQueue:
         except BaseException as error:
             with self._lock:
                 self._active -= 1
-            if not isinstance(error, RuntimeError):  # that is the end of the interpreter: the row is on disk
+            if not isinstance(error, RuntimeError):
                 raise
+            if "shutdown" in str(error):  # the interpreter ends; the row is on disk, and nobody waits for a worker
+                self._places.close_to_submits()
 
     def _work(self) -> None:
         """A worker: task after task until none comes for a while.

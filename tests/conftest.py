@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import FAST, Work, until
+from helpers import FAST, Work, open_ledgers, until
 
 from taskqueue_core import TaskQueue
-
-FILES = Path("/proc/self/fd")  # Linux; elsewhere only the threads are checked
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No thread of ours runs and no file of a ledger is open once a test is over."""
-    before = {thread.ident for thread in threading.enumerate()}
+    threads, files = _our_threads(), open_ledgers()
     yield
-    until(lambda: not _our_threads(before))
-    assert not _open_ledgers()
+    until(lambda: _our_threads() <= threads)
+    assert open_ledgers() <= files
 
 
-def _our_threads(before: set[int | None]) -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("taskqueue-") and t.ident not in before]
-
-
-def _open_ledgers() -> list[str]:
-    if not FILES.is_dir():
-        return []
-    found = []
-    for descriptor in FILES.iterdir():
-        try:
-            found.append(os.readlink(descriptor))
-        except OSError:
-            continue  # the one that listed the folder
-    return [name for name in found if ".db" in Path(name).name]
+def _our_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("taskqueue-")}
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from taskqueue_core import Output, RetryPolicy, Status, Task
+from taskqueue_core import Output, RetryPolicy, Status, Task, TaskFailedError, TaskQueue
 from taskqueue_core.database import LedgerView
 from taskqueue_core.ledger import Draft, Ledger
 
+FILES = Path("/proc/self/fd")  # Linux
 LONG = 20.0  # seconds: a limit that only a hang reaches
 FAST = RetryPolicy(base=0.001, cap=0.002)
 NEVER = RetryPolicy(base=1000.0, cap=1000.0)  # the retry stands in the ledger, and does not come during a test
@@ -127,6 +128,21 @@ def at_once(call: Callable[[int], Any], count: int) -> list[Any]:
         return [future.result(LONG) for future in [pool.submit(run, n) for n in range(count)]]
 
 
+def failure(queue: TaskQueue, task: Task) -> TaskFailedError:
+    """The error of a task that fails."""
+    error = queue.submit(task).exception(LONG)
+    assert isinstance(error, TaskFailedError)
+    return error
+
+
+def nested(depth: int) -> list[Any]:
+    """Lists inside each other."""
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
 def tasks(count: int, name: str = "t") -> list[Task]:
     return [Task(f"{name}{n}", params={"n": n}) for n in range(count)]
 
@@ -162,13 +178,26 @@ def balance(path: str | Path, submitted: int) -> dict[Status, int]:
     return counts
 
 
+def open_ledgers() -> set[Path]:
+    """The files of ledgers that this process has open, as far as the system tells."""
+    if not FILES.is_dir():
+        return set()
+    found = set()
+    for descriptor in FILES.iterdir():
+        with suppress(OSError):  # the one that lists the folder is closed by now
+            found.add(descriptor.readlink())
+    return {file for file in found if ".db" in file.name}
+
+
 def sql(path: str | Path, statement: str) -> list[tuple[Any, ...]]:
     """Ask the file itself, not our own code."""
     with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as database:
         return database.execute(statement).fetchall()
 
 
-def run_python(code: str, *args: str, cwd: Path | None = None, timeout: float = LONG) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *args: str, cwd: Path | None = None, timeout: float = LONG
+) -> subprocess.CompletedProcess[str]:
     """Run a program of its own."""
     command = [sys.executable, "-W", "error", "-c", code, *args]
     return subprocess.run(command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False, env=environ())

@@ -1,28 +1,23 @@
 """One attempt: what its outcome means for the task, the callers and the worker."""
 
 import errno
-import hashlib
 import logging
 import sqlite3
 from contextlib import closing
 
 import pytest
-from helpers import LONG, NEVER, Work, output, sql, tasks, threads, until
+from helpers import LONG, NEVER, Work, failure, sql, tasks, threads, until
 
 from taskqueue_core import (
     ErrorClass,
     LedgerError,
-    Output,
     PermanentError,
     QueueFullError,
     RetryPolicy,
     Status,
     Task,
-    TaskFailedError,
     TransientError,
-    output_key,
 )
-from taskqueue_core.attempts import VALUE_LIMIT
 
 CAT = Task("cat.jpg", "v")
 NEXT = Task("next")
@@ -32,17 +27,11 @@ class Stop(BaseException):
     """No Exception."""
 
 
-class Speechless(RuntimeError):
+class SpeechlessError(RuntimeError):
     """Its text cannot be had."""
 
     def __str__(self):
         raise ValueError("no words")
-
-
-def failure(queue, task=CAT):
-    with pytest.raises(TaskFailedError) as caught:
-        queue.submit(task).result(LONG)
-    return caught.value
 
 
 def test_a_transient_error_is_tried_again(open_queue):
@@ -59,7 +48,7 @@ def test_a_permanent_error_is_not_tried_again(open_queue):
     """The caller gets the record and the original error; the task is a dead letter."""
     original = PermanentError("no cat")
     with open_queue(Work({"cat.jpg": [original]})) as queue:
-        error = failure(queue)
+        error = failure(queue, CAT)
         assert error.__cause__ is original
         assert error.record == queue.get(CAT.key)
         assert (error.record.status, error.record.error) == (Status.FAILED, "PermanentError: no cat")
@@ -71,7 +60,7 @@ def test_attempts_are_used_up(open_queue):
     """Three of them; the cause is the last error."""
     errors = [TransientError(str(n)) for n in range(5)]
     with open_queue(Work({"cat.jpg": errors})) as queue:
-        error = failure(queue)
+        error = failure(queue, CAT)
         assert error.__cause__ is errors[2]
         assert (error.record.retries, error.record.attempt) == (2, 3)
         assert [letter.reason for letter in queue.dead_letters()] == ["exhausted"]
@@ -100,12 +89,12 @@ def test_a_task_that_waits_for_its_retry_occupies_no_worker(open_queue):
 
 
 @pytest.mark.parametrize(
-    "error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), Stop(), LedgerError("of its own"), Speechless()]
+    "error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), Stop(), LedgerError("of its own"), SpeechlessError()]
 )
 def test_whatever_a_processor_raises_is_the_outcome_of_its_task(open_queue, error):
     """The worker lives on."""
     with open_queue(Work({"cat.jpg": [error] * 3}), max_workers=1) as queue:
-        failed = failure(queue)
+        failed = failure(queue, CAT)
         assert failed.__cause__ is error
         assert failed.record.attempt == 3
         assert failed.record.error.startswith(f"{type(error).__name__}: ")
@@ -142,7 +131,7 @@ def test_a_classify_that_fails_makes_the_error_permanent(open_queue):
 
     policy = RetryPolicy(base=0.001, cap=0.001, classify=broken)
     with open_queue(Work({"cat.jpg": [TransientError("mine")]}), max_workers=1, retry=policy) as queue:
-        assert failure(queue).record.error == (
+        assert failure(queue, CAT).record.error == (
             "classify failed with ZeroDivisionError: in classify; the error of the task was TransientError: mine"
         )
         assert queue.submit(NEXT).result(LONG) == {}
@@ -153,120 +142,6 @@ def test_users_decide_what_is_transient(open_queue):
     policy = RetryPolicy(base=0.001, cap=0.001, classify=lambda error: ErrorClass.TRANSIENT)
     with open_queue(Work({"cat.jpg": [PermanentError("no"), "yes"]}), retry=policy) as queue:
         assert queue.submit(CAT).result(LONG) == "yes"
-
-
-VALUES = [None, True, 0, -1.5, 1e300, "", "é\u2028\0", [], {}, [1, [2, {"a": [None]}]], {"b": 1, "a": {"c": []}}]
-
-
-@pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_any_json_value_comes_back(open_queue, value):
-    """As it was; to the first caller, to duplicates, and after a restart."""
-    with open_queue(Work({"cat.jpg": [value]})) as queue:
-        assert queue.submit(CAT).result(LONG) == queue.submit(CAT).result(LONG) == value
-        assert type(queue.submit(CAT).result(LONG)) is type(value)
-    with open_queue() as queue:
-        assert queue.submit(CAT).result(LONG) == queue.get(CAT.key).value == value
-
-
-def test_a_value_may_have_64_kib_of_json(open_queue):
-    """Counted in bytes; one more is a permanent error that names what it was."""
-    fits, large = "é" * (VALUE_LIMIT // 2 - 1), "é" * (VALUE_LIMIT // 2 - 1) + "x"
-    with open_queue(Work({"fits": [fits], "large": [large]})) as queue:
-        assert queue.submit(Task("fits")).result(LONG) == fits
-        error = failure(queue, Task("large"))
-        assert isinstance(error.__cause__, PermanentError)
-        assert "returned a str of 65,537 bytes of JSON, more than 65,536" in str(error)
-
-
-def nested(depth):
-    value = []
-    for _ in range(depth - 1):
-        value = [value]
-    return value
-
-
-@pytest.mark.parametrize(
-    "value",
-    [object(), b"bytes", {1, 2}, float("nan"), [float("inf")], "\ud800", {"x": print}, 10**5000, nested(101), nested(900),
-     nested(100_000)],
-    ids=["object", "bytes", "set", "nan", "inf", "surrogate", "function", "huge int", "deep", "deeper", "very deep"],
-)  # fmt: skip
-def test_what_is_no_json_is_a_permanent_error(open_queue, value):
-    """It names the type; the worker and the duplicates of other tasks do not suffer."""
-    with open_queue(Work({"cat.jpg": [value]}), max_workers=1) as queue:
-        first, second = queue.submit_many([CAT, CAT])
-        for future in (first, second):
-            assert isinstance(future.exception(LONG), TaskFailedError)
-        error = first.exception(LONG)
-        assert f"the processor returned a {type(value).__name__}, which is no JSON value" in str(error)
-        assert error.record.attempt == 1
-        assert queue.submit(NEXT).result(LONG) == {}
-
-
-def test_a_value_as_deep_as_allowed_reaches_every_caller(open_queue):
-    """Each has a copy of his own."""
-    work = Work({"cat.jpg": [nested(100)]}, hold=True)
-    with open_queue(work) as queue:
-        futures = [queue.submit(CAT) for _ in range(3)]
-        work.release()
-        assert [future.result(LONG) for future in futures] == [nested(100)] * 3
-
-
-@pytest.mark.parametrize("durability", ["power", "process"])
-def test_an_output_is_published(open_queue, tmp_path, durability):
-    """Its name, size and SHA-256 are in the record; the value goes to the future; the temporary file is gone."""
-    work = Work({"cat.jpg": [output(tmp_path, b"pixels" * 30_000, value={"w": 5})]})
-    with open_queue(work, durability=durability) as queue:
-        assert queue.submit(CAT).result(LONG) == {"w": 5}
-        record = queue.get(CAT.key)
-    content = (tmp_path / record.output_key).read_bytes()
-    assert record.output_key == output_key(CAT.key, ".jpg")
-    assert (record.size, record.sha256) == (180_000, hashlib.sha256(content).hexdigest())
-    assert not (tmp_path / "unfinished.jpg").exists()
-
-
-@pytest.mark.parametrize("path_of", ["missing.jpg", ".", "a\0b", "x" * 300], ids=["missing", "folder", "nul", "long"])
-def test_an_output_without_a_file_is_a_dead_letter(open_queue, tmp_path, path_of):
-    """A permanent error that names the path; the worker lives on."""
-    with open_queue(Work({"cat.jpg": [Output(f"{tmp_path}/{path_of}")] * 3}), max_workers=1) as queue:
-        error = failure(queue)
-        assert error.record.output_key is None
-        assert queue.dead_letters()[0].idempotency_key == CAT.key
-        assert queue.submit(NEXT).result(LONG) == {}
-
-
-def test_an_output_with_no_path_is_a_dead_letter(open_queue):
-    """None is a mistake of the processor."""
-    with open_queue(Work({"cat.jpg": [Output(None)]})) as queue:
-        assert isinstance(failure(queue).__cause__, TypeError)
-
-
-@pytest.mark.parametrize("value", [object(), "x" * VALUE_LIMIT])
-def test_the_file_of_an_output_with_a_bad_value_is_removed(open_queue, tmp_path, value):
-    """Nobody would find it again."""
-    with open_queue(Work({"cat.jpg": [output(tmp_path, value=value)]})) as queue:
-        failure(queue)
-    assert not (tmp_path / "unfinished.jpg").exists()
-    assert not (tmp_path / output_key(CAT.key, ".jpg")).exists()
-
-
-def test_an_output_that_cannot_be_renamed_is_tried_again(open_queue, tmp_path):
-    """A folder stands in its way, and goes; the task needs its second attempt."""
-    obstacle = tmp_path / output_key(CAT.key, ".jpg")
-    obstacle.mkdir()
-
-    def work(task):
-        if len(calls) == 1:
-            obstacle.rmdir()
-        calls.append(task)
-        return output(tmp_path, b"new")
-
-    calls = []
-    with open_queue(work) as queue:
-        assert queue.submit(CAT).result(LONG) is None
-        assert queue.get(CAT.key).retries == 1
-    assert obstacle.read_bytes() == b"new"
-    assert not (tmp_path / "unfinished.jpg").exists()
 
 
 @pytest.fixture
@@ -381,7 +256,6 @@ def test_a_broken_log_handler_costs_no_task_its_outcome(open_queue, capsys):
 def test_an_error_of_the_queues_own_is_the_outcome_of_the_task(open_queue, monkeypatch, caplog):
     """Nobody waits for ever because of a bug: the attempt counts as failed, or its outcome is told."""
     queue = open_queue(max_workers=1)
-    monkeypatch.setattr("taskqueue_core.attempts.encode_value", lambda value: "1")
     bug = MemoryError("no room")
 
     def broken(*_):
@@ -389,10 +263,12 @@ def test_an_error_of_the_queues_own_is_the_outcome_of_the_task(open_queue, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(queue._attempts, "_succeeded", broken)
-        assert failure(queue).__cause__ is bug
+        assert failure(queue, CAT).__cause__ is bug
     with monkeypatch.context() as patch:
-        patch.setattr(queue._metrics if hasattr(queue, "_metrics") else queue.metrics, "finished", broken_once(queue, bug))
-        assert queue.submit(NEXT).result(LONG) == 1
+        patch.setattr(
+            queue._metrics if hasattr(queue, "_metrics") else queue.metrics, "finished", broken_once(queue, bug)
+        )
+        assert queue.submit(NEXT).result(LONG) == {}
     assert "met an error of its own" in caplog.text
     assert queue.join(LONG)
 

@@ -101,18 +101,14 @@ def test_the_feeder_sleeps_no_longer_than_the_wall_clock_can_be_trusted(path):
     """A retry in a year does not make it deaf, nor break its sleep."""
     with closing(Ledger(path, durability="process", clock=lambda: 1e12)) as ledger:
         ledger.insert([draft()])
-        feeder = Feeder(
-            ledger=ledger, inflight=InFlight(), places=Places(1), retrying_limit=1, batch=10, enqueue=print
-        )
+        feeder = Feeder(ledger=ledger, inflight=InFlight(), places=Places(1), retrying_limit=1, batch=10, enqueue=print)
         assert feeder._feed() == 60.0
 
 
 def test_close_is_not_lost_between_two_looks(path, monkeypatch):
     """It comes after the loop has seen that the feeder is open, and before it forgets the wakes of the past."""
     with closing(Ledger(path, durability="process")) as ledger:
-        feeder = Feeder(
-            ledger=ledger, inflight=InFlight(), places=Places(1), retrying_limit=1, batch=10, enqueue=print
-        )
+        feeder = Feeder(ledger=ledger, inflight=InFlight(), places=Places(1), retrying_limit=1, batch=10, enqueue=print)
         clear = feeder._awake.clear
 
         def close_first():

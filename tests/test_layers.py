@@ -13,7 +13,20 @@ import taskqueue_core
 ROOT = Path(__file__).parents[1]
 CORE, PLUGIN, INPUT = ROOT / "taskqueue_core", ROOT / "pytest_taskqueue", ROOT / "input_new"
 OURS = {"taskqueue_core", "pytest_taskqueue", "input_new", "conftest"}
-LADDER = "errors task retry settings database ledger inflight feeder attempts queue pool cli".split()
+LADDER = [
+    "errors",
+    "task",
+    "retry",
+    "settings",
+    "database",
+    "ledger",
+    "inflight",
+    "feeder",
+    "attempts",
+    "queue",
+    "pool",
+    "cli",
+]
 FORBIDDEN = {
     *("celery", "redis", "pika", "kombu", "kafka", "confluent_kafka", "gevent", "eventlet", "freezegun", "django"),
     *("sqlalchemy", "peewee", "boto3", "botocore", "minio", "google", "azure"),
@@ -60,7 +73,9 @@ def packages(file, **kwargs):
 
 def modules(file):
     """The modules of the core that a file of the core needs to run."""
-    names = {module.split(".")[1] for module, _ in imports(file, for_types=False) if module.startswith("taskqueue_core.")}
+    names = {
+        module.split(".")[1] for module, _ in imports(file, for_types=False) if module.startswith("taskqueue_core.")
+    }
     return names - {file.stem}
 
 
@@ -90,7 +105,14 @@ def test_only_the_ledger_and_its_database_know_sqlite():
 
 def test_only_a_few_start_threads():
     """Whoever looks for a thread's origin finds it in one of them."""
-    starters = {"Thread", "Timer", "ThreadPoolExecutor", "start_new_thread", "start_joinable_thread", "ProcessPoolExecutor"}
+    starters = {
+        "Thread",
+        "Timer",
+        "ThreadPoolExecutor",
+        "start_new_thread",
+        "start_joinable_thread",
+        "ProcessPoolExecutor",
+    }
     found = {ids(file) for file in files(CORE, PLUGIN) if calls(file) & starters}
     assert {Path(name).as_posix() for name in found} <= {
         "taskqueue_core/queue.py",
@@ -102,7 +124,9 @@ def test_only_a_few_start_threads():
 
 def test_nothing_runs_an_event_loop():
     """Concurrency is real threads."""
-    assert not [file for file in files(CORE, PLUGIN, INPUT) if packages(file) & {"asyncio", "selectors", "trio", "anyio"}]
+    assert not [
+        file for file in files(CORE, PLUGIN, INPUT) if packages(file) & {"asyncio", "selectors", "trio", "anyio"}
+    ]
 
 
 def test_imports_inside_the_core_go_downwards():
@@ -165,7 +189,10 @@ def test_forbidden_packages_are_no_requirements():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     requirements = ROOT / "requirements.txt"
     if requirements.is_file():
         wanted += requirements.read_text(encoding="utf-8").splitlines()

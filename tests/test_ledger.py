@@ -180,7 +180,12 @@ def test_failing_writes_the_dead_letter_in_the_same_transaction(ledger, path):
         database.commit()
     failed = ledger.fail(record, "boom", "permanent")
     (letter,) = ledger.dead_letters()
-    assert (letter.task_id, letter.idempotency_key, letter.reason, letter.error) == (failed.id, "k", "permanent", "boom")
+    assert (letter.task_id, letter.idempotency_key, letter.reason, letter.error) == (
+        failed.id,
+        "k",
+        "permanent",
+        "boom",
+    )
     assert (letter.params, letter.attempt, letter.failed_at, letter.replayed_at) == ({}, 1, 1000.0, None)
 
 

@@ -114,7 +114,8 @@ def test_a_lock_that_cannot_be_written_is_not_held(path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        OwnerLock(path)
+        with pytest.raises(OSError, match="No space left"):
+            OwnerLock(path)
     OwnerLock(path).close()

@@ -4,8 +4,8 @@ import json
 import threading
 
 import pytest
-
 from helpers import LONG, NEVER, Work, tasks, threads, until
+
 from taskqueue_core import (
     KeyConflictError,
     PermanentError,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_taskqueue.report import csv_rows, failure_text, table, to_dict, verdict_line, write
+from pytest_taskqueue.report import csv_rows, failure_text, progress_line, published, table, to_dict, verdict_line, write
 from pytest_taskqueue.results import ComparisonResult, Figures, SlotResult
 from pytest_taskqueue.verdict import GateResult, Verdict
 
@@ -70,6 +70,47 @@ def test_the_verdict_line_keeps_its_shape_for_small_and_large_ratios(verdict: Ve
 def test_invalid_or_without_gates_the_line_gives_the_reason_and_no_speed(verdict: Verdict, gates: Any) -> None:
     line = verdict_line(result(verdict=verdict, gates=gates, reason="optimized lost tasks\n in 2 slots"))
     assert line == f"verdict: {verdict.name} c100 optimized lost tasks in 2 slots"
+
+
+# --- the progress line
+
+
+def test_the_progress_line_tells_the_last_slot_and_the_ratio_so_far() -> None:
+    """The geometric mean over the measured slots of each arm, as soon as both have one; the warm-up is in no ratio."""
+    lines = [progress_line(result().slots[:count]) for count in range(1, 7)]
+    assert lines == [
+        "  warm-up  baseline   999/s  P95 0.68 s",
+        "  warm-up  optimized  9/s  P95 0.19 s",
+        "  pair 1  baseline   90/s  P95 0.68 s",
+        "  pair 1  optimized  600/s  P95 0.19 s  |  throughput x6.67 so far",
+        "  pair 2  optimized  606/s  P95 0.19 s  |  throughput x6.70 so far",
+        "  pair 2  baseline   110/s  P95 0.68 s  |  throughput x6.06 so far",
+    ]
+
+
+@pytest.mark.parametrize("arm", ["baseline", "optimized"])
+def test_the_progress_line_bears_a_slot_in_which_nothing_finished(arm: str) -> None:
+    """There is no ratio then, for the rest of the run."""
+    idle = slot(arm, 3, 0.0)
+    idle = replace(idle, figures=replace(idle.figures, p95_s=math.nan))
+    assert progress_line([*result().slots, idle]) == f"  pair 3  {arm:<9}  0/s  P95 -"
+    assert progress_line([*result().slots, idle, slot("baseline", 4, 90.0)]).endswith("90/s  P95 0.68 s")
+
+
+# --- what is published
+
+
+def test_what_is_published_of_an_arm_are_its_figures_and_the_verdict_on_both() -> None:
+    """Plain JSON values under the names of the result file."""
+    made = result(arms={"baseline": replace(BASELINE, mean_s=math.nan), "optimized": OPTIMIZED})
+    for arm, figures in made.arms.items():
+        found = published(made, arm)
+        assert (found["clients"], found["arm"], found["verdict"]) == (100, arm, "PASS")
+        assert found["gates"] == to_dict(made)["gates"]
+        for field in fields(Figures):
+            value = getattr(figures, field.name)
+            assert found[field.name] == (None if value is not None and math.isnan(value) else value)
+        json.dumps(found, allow_nan=False)
 
 
 # --- the table

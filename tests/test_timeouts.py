@@ -153,7 +153,11 @@ def test_a_task_stuck_twice_is_named_until_its_last_thread_is_back(open_queue):
     """Failed, replayed and stuck again: the return of the first thread does not hide the second one."""
     works = [Work(hold=True), Work(hold=True)]
     turns = iter(works)
-    queue = open_queue(lambda task: next(turns)(task), max_workers=2, task_timeout=0.02, retry=ONCE)
+
+    def work(task):
+        return next(turns)(task)
+
+    queue = open_queue(work, max_workers=2, task_timeout=0.02, retry=ONCE)
     with pytest.raises(TaskFailedError):
         queue.submit(CAT).result(LONG)
     with pytest.raises(TaskFailedError):

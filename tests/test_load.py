@@ -1,0 +1,234 @@
+"""The closed loop: what the clients do, and that their logs say what happened."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import perf_counter
+from typing import Any
+
+import pytest
+
+from pytest_taskqueue import load
+from pytest_taskqueue.load import ClosedLoop
+from taskqueue_core import Task
+from toys import LONG
+
+CLIENTS = 4
+Do = Callable[[Task], Any]
+
+
+class Subject:
+    """Does each task when it is submitted, and keeps the order of events."""
+
+    def __init__(self, do: Do = lambda task: task.params["n"]) -> None:
+        self._do = do
+        self.events: list[tuple[str, str, float]] = []
+
+    def submit(self, task: Task) -> Future[Any]:
+        self.events.append(("submit", task.key, perf_counter()))
+        future: Future[Any] = Future()
+        try:
+            future.set_result(self._do(task))
+        except Exception as error:
+            future.set_exception(error)
+        self.events.append(("done", task.key, perf_counter()))
+        return future
+
+    def join(self, timeout: float) -> bool:
+        return True
+
+    def close(self, timeout: float) -> None:
+        pass
+
+
+class Deep(Subject):
+    """Tells how many tasks wait: 3."""
+
+    def depth(self) -> int:
+        return 3
+
+
+def task(client: int, k: int) -> Task:
+    return Task(f"{client}/{k}", idempotency_key=f"{client}/{k}", params={"n": 100 * client + k})
+
+
+def loop(subject: Any, look: Any = lambda task, value: None, *, clients: int = CLIENTS, seed: int = 7) -> ClosedLoop:
+    return ClosedLoop(subject, clients, task, look, seed=seed)
+
+
+def failing(*keys: str, error: type[Exception] = ValueError) -> Do:
+    """Work that raises for the tasks of these keys."""
+
+    def do(task: Task) -> Any:
+        if task.key in keys:
+            raise error("bad luck")
+        return task.params["n"]
+
+    return do
+
+
+def ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tq-client-")]
+
+
+# --- what the clients do
+
+
+def test_each_client_submits_its_own_tasks_one_after_the_other() -> None:
+    """A task only when the one before has its result; each result goes to the client that asked."""
+    subject = Subject()
+    log = loop(subject).run_tasks(5)
+    for client in range(CLIENTS):
+        own = [(what, key) for what, key, _ in subject.events if key.startswith(f"{client}/")]
+        assert own == [(what, f"{client}/{k}") for k in range(5) for what in ("submit", "done")]
+        assert log.clients[client].values == [100 * client + k for k in range(5)]
+
+
+def test_all_clients_are_at_work_at_the_same_time() -> None:
+    """The first tasks only finish when every client has submitted one."""
+    together = threading.Barrier(CLIENTS)
+    log = loop(Subject(lambda task: together.wait(LONG))).run_tasks(1)
+    assert [len(client.ends) for client in log.clients] == [1] * CLIENTS
+
+
+def test_latency_runs_from_before_submit_until_the_result_is_there() -> None:
+    """So a submit that is held back counts; each log entry encloses what the subject saw."""
+    subject = Subject()
+    log = loop(subject).run_tasks(5)
+    seen = {(what, key): when for what, key, when in subject.events}
+    for c, client in enumerate(log.clients):
+        for k, (start, end) in enumerate(zip(client.starts, client.ends, strict=True)):
+            assert start <= seen["submit", f"{c}/{k}"] <= seen["done", f"{c}/{k}"] <= end
+
+
+def test_the_window_opens_when_every_client_has_finished_a_task() -> None:
+    """One client's first task takes until the others have done ten."""
+    others = threading.Semaphore(0)
+
+    def do(task: Task) -> int:
+        if task.key == "2/0":
+            for _ in range(10):
+                assert others.acquire(timeout=LONG)
+        others.release()
+        return task.params["n"]
+
+    log = loop(Subject(do)).run(0.02)
+    assert all(client.ends[0] <= log.opens for client in log.clients)
+    assert sum(end < log.clients[2].ends[0] for client in log.clients for end in client.ends) >= 10
+
+
+def test_the_load_goes_on_until_every_task_of_the_window_has_finished() -> None:
+    """Each client has a task that ends after the window; none that was submitted in it is missing."""
+    log = loop(Subject()).run(0.02)
+    for client in log.clients:
+        assert len(client.starts) == len(client.ends)
+        assert client.ends[-1] >= log.closes
+        assert log.closes < client.left < float("inf")
+    assert log.hung == ()
+    assert log.cpu_s > 0
+
+
+def test_a_fixed_number_of_tasks_is_measured_as_a_whole() -> None:
+    """The window is from the first submit to the last result."""
+    log = loop(Subject()).run_tasks(3)
+    assert log.opens == min(client.starts[0] for client in log.clients)
+    assert log.closes == max(client.ends[-1] for client in log.clients)
+    assert all(log.opens < client.left for client in log.clients)
+
+
+def test_depth_is_sampled_where_the_subject_tells_it() -> None:
+    assert set(loop(Deep()).run(0.05).depths) == {3}
+    assert loop(Subject()).run(0.02).depths == ()
+
+
+# --- what goes wrong
+
+
+def test_a_failing_task_is_an_error_and_the_load_goes_on() -> None:
+    log = loop(Subject(failing("1/2", "3/0"))).run_tasks(4)
+    unlucky = "ValueError: bad luck"
+    assert [client.errors for client in log.clients] == [[], [(2, unlucky)], [], [(0, unlucky)]]
+    assert log.clients[1].values == [100, 101, None, 103]
+    assert all(len(client.ends) == 4 for client in log.clients)
+
+
+def test_a_timeout_of_the_task_itself_is_an_error_not_a_loss() -> None:
+    """It comes long before the client's patience ends."""
+    log = loop(Subject(failing("1/2", error=TimeoutError))).run_tasks(4)
+    assert log.clients[1].errors == [(2, "TimeoutError: bad luck")]
+    assert log.clients[1].lost is None
+    assert len(log.clients[1].ends) == 4
+
+
+def test_a_task_without_a_result_is_lost_and_ends_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every client stops after the task it has; what was submitted has a start and no end."""
+    monkeypatch.setattr(load, "PATIENCE", 0.2)
+
+    class Loses(Subject):
+        def submit(self, task: Task) -> Future[Any]:
+            return Future() if task.key == "2/3" else super().submit(task)
+
+    log = loop(Loses()).run(LONG)
+    assert [client.lost for client in log.clients] == [None, None, 3, None]
+    assert (len(log.clients[2].starts), len(log.clients[2].ends)) == (4, 3)
+    assert all(len(client.starts) == len(client.ends) for c, client in enumerate(log.clients) if c != 2)
+    assert log.hung == ()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyError])
+def test_a_client_that_breaks_says_why_and_ends_the_load(error: type[BaseException]) -> None:
+    """Nobody hears what a thread raises: SystemExit from the subject, or an error from the look at an output."""
+
+    def look(task: Task, value: Any) -> str | None:
+        raise error("oh")
+
+    log = loop(Subject(), look).run(LONG)
+    broken = [client.broke for client in log.clients if client.broke]
+    assert broken
+    assert set(broken) == {f"{error.__name__}: {error('oh')}"}
+
+
+def test_the_clients_stop_when_the_load_is_interrupted() -> None:
+    """As by Ctrl-C: the one who runs the load must not leave them at a closed subject."""
+
+    class Interrupts(Subject):
+        def depth(self) -> int:
+            raise KeyboardInterrupt
+
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        loop(Interrupts()).run(LONG)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LONG)
+    assert ours() == []
+
+
+# --- looks
+
+
+def test_a_seeded_share_of_the_outputs_is_looked_at_when_they_arrive() -> None:
+    """About one in twenty: the same ones with the same seed, after the clock has stopped."""
+    looked: dict[int, list[str]] = {7: [], 8: []}
+    for seed, keys in looked.items():
+        for _ in range(2):
+            log = loop(Subject(), lambda task, value, keys=keys: keys.append(task.key), clients=2, seed=seed)
+            log.run_tasks(200)
+    same, other = sorted(looked[7]), sorted(looked[8])
+    assert same[::2] == same[1::2]
+    assert same != other
+    assert 2 * 5 <= len(same) <= 2 * 50
+
+
+def test_what_is_wrong_at_the_look_is_kept_with_its_task() -> None:
+    looked: list[str] = []
+
+    def look(task: Task, value: Any) -> str:
+        looked.append(task.key)
+        return f"saw {value}"
+
+    log = loop(Subject(), look, clients=2).run_tasks(100)
+    found = [text for client in log.clients for text in client.early]
+    assert looked
+    assert sorted(found) == sorted(f"{key}: saw {task(*map(int, key.split('/'))).params['n']}" for key in looked)

@@ -1,0 +1,33 @@
+"""The documentation says what the code and the reference run say."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests import readme
+
+
+def test_the_result_in_the_readme_is_the_reference_run() -> None:
+    """`python -m tests.readme --write` renews it."""
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.current(text) == readme.block()
+
+
+def test_how_it_works_fits_in_80_lines() -> None:
+    """So that it stays readable."""
+    text = readme.README.read_text(encoding="utf-8")
+    chapter = text.partition("\n## How it works\n")[2].partition("\n## ")[0]
+    assert 20 < len(chapter.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("package", ["taskqueue_core", "pytest_taskqueue"])
+def test_every_file_named_in_the_readme_exists(package: str) -> None:
+    """A newcomer who follows it finds each room."""
+    text = readme.README.read_text(encoding="utf-8").partition("\n## How it works\n")[2]
+    names = set(re.findall(r"\b([a-z]+\.py)\b", text.partition("\n## Settings")[0]))
+    files = {path.name for path in readme.ROOT.glob("*/*.py")}
+    assert names
+    assert names <= files
+    assert {path.name for path in (readme.ROOT / package).glob("*.py")} & names
