@@ -21,7 +21,7 @@ CLOSE_TIMEOUT = 5.0
 @pytest.fixture(scope="session")
 def tq_config(pytestconfig: pytest.Config) -> CompareConfig:
     """The --tq-* options of this run, as one frozen value."""
-    from pytest_taskqueue.plugin import settings
+    from pytest_taskqueue.options import settings
 
     return settings(pytestconfig)
 

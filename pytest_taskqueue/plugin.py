@@ -6,7 +6,6 @@ they are used.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, ConfigError, dotenv, resolve
+from pytest_taskqueue.options import add_options, settings
 
 if TYPE_CHECKING:
     from pytest_taskqueue.campaign import Campaign
@@ -26,7 +25,6 @@ SUITE = Path(__file__).parent / "suite" / "test_compare.py"
 SUITE_ID = "pytest_taskqueue/suite/test_compare.py"
 """How its items are called wherever it is installed, so that saved benchmarks of two machines can be compared."""
 
-CONFIG: pytest.StashKey[CompareConfig] = pytest.StashKey()
 CAMPAIGN: pytest.StashKey[Campaign] = pytest.StashKey()
 TIMEOUT_MARGIN = 60
 """Seconds that the items of a comparison have beyond its budget."""
@@ -40,22 +38,8 @@ UNFIT = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --tq-compare, and one option and one ini key for each entry of OPTIONS."""
-    group = parser.getgroup("taskqueue", "taskqueue: is the new queue really faster?")
-    group.addoption(
-        "--tq-compare",
-        action="store_true",
-        help="run a baseline queue and an optimized queue under the same load and decide; nothing else is run",
-    )
-    for option in OPTIONS:
-        group.addoption(
-            option.flag(),
-            dest=INI_PREFIX + option.name,
-            metavar=option.metavar,
-            action="append" if option.repeatable else "store",
-            help=f"{option.help} (default: {option.default})",
-        )
-        parser.addini(INI_PREFIX + option.name, f"default of {option.flag()}", type="string", default="")
+    """Add --tq-compare and the options of a comparison."""
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,22 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[CAMPAIGN] = Campaign(settings(config), config.rootpath, command, progress)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-    if config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR:
-        config.args = [str(SUITE)]
-    else:
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
         config.args.append(str(SUITE))
-
-
-def settings(config: pytest.Config) -> CompareConfig:
-    """The options of this run. Raises pytest.UsageError."""
-    if CONFIG not in config.stash:
-        command_line = {option.name: getattr(config.option, INI_PREFIX + option.name) for option in OPTIONS}
-        given = {name: ",".join(text) if isinstance(text, list) else text for name, text in command_line.items()}
-        try:
-            config.stash[CONFIG] = resolve(given, {**dotenv(config.rootpath), **os.environ}, config.getini)
-        except ConfigError as error:
-            raise pytest.UsageError(str(error)) from None
-    return config.stash[CONFIG]
+    else:
+        config.args = [str(SUITE)]
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

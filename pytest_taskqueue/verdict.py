@@ -18,8 +18,6 @@ from statistics import NormalDist, mean, stdev
 TAIL = 0.025
 """One-sided error of each end of an interval; both ends together make the 95 % interval."""
 
-DEFAULT_GATES = ("throughput>=2x", "p95<=0.6x")
-
 _DIRECTIONS = {"throughput": ">=", "mean": "<=", "p50": "<=", "p95": "<=", "p99": "<="}
 _FORM = re.compile(r"\s*([a-z0-9]+)\s*([<>]=)\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*[xX]\s*")
 _HELP = "write throughput>=RATIOx, or METRIC<=RATIOx with mean, p50, p95 or p99, for example p95<=0.6x"

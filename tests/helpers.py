@@ -109,6 +109,22 @@ class Pause:
         assert self.reached.wait(LONG), "nobody came to the call"
 
 
+def wait_looks(queue: TaskQueue, count: int) -> None:
+    """Wait until the feeder has looked so many more times at what is due."""
+    feeder = queue._feeder
+    looks, hold_back = threading.Semaphore(0), feeder.hold_back
+
+    def looked() -> None:
+        hold_back()
+        looks.release()
+
+    feeder.hold_back = looked  # type: ignore[method-assign]
+    for _ in range(count):
+        feeder.wake()
+        assert looks.acquire(timeout=LONG), "the feeder did not look"
+    feeder.hold_back = hold_back  # type: ignore[method-assign]
+
+
 @contextmanager
 def threads(count: int = 4) -> Iterator[ThreadPoolExecutor]:
     """Threads for calls that may wait."""

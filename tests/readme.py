@@ -6,6 +6,7 @@ Without --write it says whether the README is up to date (exit status 1 when it 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,13 @@ def _row(arm: str, figures: dict[str, Any]) -> str:
 
 
 def _verdict(result: dict[str, Any]) -> str:
-    gates = "  ".join(
-        f"{gate['expr'].partition('>')[0].partition('<')[0]} x{gate['ratio']:.2f} [{gate['low']:.2f}, {gate['high']:.2f}]"
-        f" {'>=' if '>=' in gate['expr'] else '<='} {float(gate['expr'].partition('=')[2].rstrip('x')):.2f}"
-        for gate in result["gates"]
-    )
+    gates = "  ".join(map(_gate, result["gates"]))
     return f"verdict: {result['verdict']} c{result['clients']} {gates}  ({result['gates'][0]['pairs']} pairs)"
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    metric, sign, bound = re.fullmatch(r"(\w+)([<>]=)([\d.]+)x", gate["expr"]).groups()  # type: ignore[union-attr]
+    return f"{metric} x{gate['ratio']:.2f} [{gate['low']:.2f}, {gate['high']:.2f}] {sign} {float(bound):.2f}"
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_close_does_not_wait_for_a_callback_that_is_stuck(open_queue, monkeypatc
     assert report.elapsed_s < 1.1
 
 
-def test_a_result_beside_the_deadline_is_told_once(open_queue, path):
+def test_a_result_beside_the_deadline_is_told_once(open_queue, path, caplog):
     """One task is committed and its future not told yet, another is stuck: close fails neither itself nor the
     first one's result.
     """
@@ -171,6 +171,8 @@ def test_a_result_beside_the_deadline_is_told_once(open_queue, path):
     with pytest.raises(QueueClosedError):
         done.result(LONG)
     work.release()
+    until(lambda: not any(thread.is_alive() for thread in work.threads | quick.threads))
+    assert "unexpected state" not in caplog.text
     assert balance(path, 2)[Status.SUCCESS] == 1
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import toys
+
 from pytest_taskqueue import comparison, load, report
 from pytest_taskqueue.campaign import Campaign
 from pytest_taskqueue.comparison import PAIRS, Comparison, declaration, machine
@@ -134,9 +134,7 @@ class Clock:
         self.now += 10
 
 
-@pytest.mark.parametrize(
-    ("budget", "pairs"), [("1", 1), ("59", 1), ("60", 2), ("119", 4), ("120", 5)]
-)
+@pytest.mark.parametrize(("budget", "pairs"), [("1", 1), ("59", 1), ("60", 2), ("119", 4), ("120", 5)])
 def test_no_pair_begins_that_would_not_end_within_the_budget(
     monkeypatch: pytest.MonkeyPatch, budget: str, pairs: int
 ) -> None:

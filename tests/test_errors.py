@@ -32,7 +32,13 @@ TABLE = {
         *(OSError(code, "fault") for code in (errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ETIMEDOUT)),
         *(TimeoutError(), errors.TaskTimeoutError("slow"), ConnectionError(), ConnectionResetError(104, "reset")),
         *(errors.TransientError("busy"), type("Flaky", (errors.TransientError, ValueError), {})("says so itself")),
-        *(OSError("no errno"), IndexError(3), RuntimeError("unknown"), MemoryError(), type("Unheard", (Exception,), {})()),
+        *(
+            OSError("no errno"),
+            IndexError(3),
+            RuntimeError("unknown"),
+            MemoryError(),
+            type("Unheard", (Exception,), {})(),
+        ),
         sqlite_error("query_only = 1", "INSERT INTO missing VALUES (1)"),
     ],
     ErrorClass.PERMANENT: [

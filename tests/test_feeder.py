@@ -5,7 +5,7 @@ import time
 from contextlib import closing
 
 import pytest
-from helpers import FAST, LONG, NEVER, Work, draft, orphans, tasks, threads, until
+from helpers import FAST, LONG, NEVER, Work, draft, orphans, tasks, threads, until, wait_looks
 
 from taskqueue_core import (
     LedgerError,
@@ -232,20 +232,15 @@ def test_tasks_with_a_crash_behind_them_run_one_at_a_time(open_queue, path, outc
     suspects = [f"s{n}" for n in range(4)]
     orphans(path, suspects)
     error = {"retry": TransientError("once"), "failure": ValueError("no")}.get(outcome)
-    work = Work({key: [error] for key in suspects} if error else None)
+    work = Work({key: [error] for key in suspects} if error else None, hold=True)
     beside = Work(hold=True)
-    most = []
-
-    def processor(task):
-        if task.image_key.startswith("s"):
-            result = work(task)
-            most.append(work.most)
-            return result
-        return beside(task)
-
-    queue = open_queue(processor, max_workers=4, retry=FAST)
+    queue = open_queue(lambda task: (work if task.image_key in suspects else beside)(task), max_workers=4, retry=FAST)
     free = queue.submit_many(tasks(2))
     beside.wait_started(2)
+    work.wait_started()
+    wait_looks(queue, 3)
+    assert len(work.calls) == 1
+    work.release()
     until(lambda: sum(record.finished for record in queue.records()) == 4)
     beside.release()
     assert [future.result(LONG) for future in free] == [{"n": 0}, {"n": 1}]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from toys import LONG, ONE, Doubles, Pool
 
 from pytest_taskqueue.config import CompareConfig
 from pytest_taskqueue.input_new.generate_tasks import make_images
 from taskqueue_core import FaultInjector, Status, Task, TaskQueue, TransientError, WorkerPool
-from toys import LONG, ONE, Doubles, Pool
 
 
 def test_config_has_the_options_of_this_run(tq_config: CompareConfig, pytestconfig: pytest.Config) -> None:
@@ -81,10 +82,8 @@ def draws(injector: FaultInjector) -> list[bool]:
     failed = []
     for _ in range(40):
         before = injector.failures
-        try:
+        with contextlib.suppress(TransientError):
             injector()
-        except TransientError:
-            pass
         failed.append(injector.failures > before)
     return failed
 

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+
 from pytest_taskqueue.input_new import baseline_task_queue_v2, generate_tasks
 from pytest_taskqueue.input_new.baseline_task_queue_v2 import BaselineTaskQueue
 

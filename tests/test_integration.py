@@ -1,4 +1,4 @@
-"""50 and 100 clients on real thumbnails, the original queue first. Speed is recorded here and judged by --tq-compare."""
+"""50 and 100 clients on real thumbnails, the original queue first. Speed is recorded here, judged by --tq-compare."""
 
 from __future__ import annotations
 

@@ -7,13 +7,12 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 import toys
+
 from pytest_taskqueue import load
 from pytest_taskqueue.config import resolve
 from pytest_taskqueue.integrity import IDLE_SHARE, SHOWN, leftovers, problems, warnings

@@ -9,11 +9,11 @@ from time import perf_counter
 from typing import Any
 
 import pytest
+from toys import LONG
 
 from pytest_taskqueue import load
 from pytest_taskqueue.load import ClosedLoop
 from taskqueue_core import Task
-from toys import LONG
 
 CLIENTS = 4
 Do = Callable[[Task], Any]
@@ -31,7 +31,7 @@ class Subject:
         future: Future[Any] = Future()
         try:
             future.set_result(self._do(task))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             future.set_exception(error)
         self.events.append(("done", task.key, perf_counter()))
         return future

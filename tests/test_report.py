@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from pytest_taskqueue.report import csv_rows, failure_text, progress_line, published, table, to_dict, verdict_line, write
+from pytest_taskqueue.report import (
+    csv_rows,
+    failure_text,
+    progress_line,
+    published,
+    table,
+    to_dict,
+    verdict_line,
+    write,
+)
 from pytest_taskqueue.results import ComparisonResult, Figures, SlotResult
 from pytest_taskqueue.verdict import GateResult, Verdict
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toys import LONG
 
 from pytest_taskqueue.subjects import BUILT_IN, BaselineSubject, OptimizedSubject, Setup, Tally, find_subject
 from taskqueue_core import Task, TaskFailedError
-from toys import LONG
 
 MODULE = """
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_built_in_names() -> None:
-    assert BUILT_IN == {"baseline": BaselineSubject, "optimized": OptimizedSubject}
+    assert {"baseline": BaselineSubject, "optimized": OptimizedSubject} == BUILT_IN
     assert [find_subject(name) for name in BUILT_IN] == list(BUILT_IN.values())
 
 

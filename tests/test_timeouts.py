@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 import pytest
-from helpers import FAST, LONG, Work, output, tasks, until
+from helpers import FAST, LONG, Work, output, tasks, until, wait_looks
 
 from taskqueue_core import (
     LedgerError,
@@ -38,28 +38,13 @@ def test_the_retry_does_not_run_beside_the_stuck_attempt(open_queue):
     assert record.status is Status.QUEUED
     assert record.error == f"TaskTimeoutError: attempt 1 was still running after {QUICK} s"
     until(lambda: time.time() > record.run_at)
-    looks = feeder_looks(queue)
-    for _ in range(3):  # the feeder has looked after the retry became due, and passed it by
-        queue._feeder.wake()
-        assert looks.acquire(timeout=LONG)
+    wait_looks(queue, 3)  # the feeder has looked after the retry became due, and passed it by
     assert work.calls == ["cat.jpg"]
     work.release()
     assert future.result(LONG) == "second"
     snapshot = queue.metrics.snapshot()
     assert (snapshot.fenced, snapshot.stuck_workers, snapshot.retried, snapshot.succeeded) == (1, 0, 1, 1)
     assert work.most == 1
-
-
-def feeder_looks(queue):
-    """Released each time the feeder has looked at what is due."""
-    looks, hold_back = threading.Semaphore(0), queue._feeder.hold_back
-
-    def looked():
-        hold_back()
-        looks.release()
-
-    queue._feeder.hold_back = looked
-    return looks
 
 
 def test_the_last_attempt_fails_at_once(open_queue):

@@ -13,7 +13,8 @@ from statistics import mean, stdev
 import pytest
 
 import pytest_taskqueue.verdict
-from pytest_taskqueue.verdict import DEFAULT_GATES, TAIL, Gate, Pair, Verdict, interval, judge, noise, pairs_needed
+from pytest_taskqueue.config import DEFAULT_GATES
+from pytest_taskqueue.verdict import TAIL, Gate, Pair, Verdict, interval, judge, noise, pairs_needed
 
 from pytest_taskqueue.verdict import parse_gate, t_cdf, t_quantile, worst  # isort: skip
 

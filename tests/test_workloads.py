@@ -33,9 +33,7 @@ def workload(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 def setup(workload: Any, folder: Path) -> Setup:
     folder.mkdir()
-    return Setup(
-        work=workload.work(folder), workers=4, queue_size=10, directory=folder, images=workload.images(folder)
-    )
+    return Setup(work=workload.work(folder), workers=4, queue_size=10, directory=folder, images=workload.images(folder))
 
 
 def output(workload: Any, folder: Path, task: Task) -> Path | None:

@@ -219,4 +219,3 @@ class NoOutput(Pool):
 
     def output(self, task: Task) -> object:
         raise RuntimeError("no map")
-
