@@ -3,7 +3,10 @@
 import sys
 from pathlib import Path
 
-from pytest_taskqueue.scripts import compare
+try:
+    from pytest_taskqueue.scripts import compare
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: the project is not installed for {sys.executable}; use .venv/bin/python, see README.md")
 
 if __name__ == "__main__":
     sys.exit(compare(root=Path(__file__).resolve().parent, clients="50,100", program="benchmark.py"))

@@ -126,7 +126,8 @@ def tq_load(tmp_path_factory: pytest.TempPathFactory, tq_config: CompareConfig) 
 
     def load(subject: Any = "optimized", *, clients: int = 50, tasks: int = 300, workload: str = "io") -> SlotResult:
         if tasks % clients:
-            raise ValueError(f"{tasks} tasks cannot be shared evenly by {clients} clients")
+            even = tasks // clients * clients or clients
+            raise ValueError(f"{tasks} tasks cannot be shared evenly by {clients} clients: use {even}, for example")
         factory = find_subject(subject) if isinstance(subject, str) else subject
         runner = SlotRunner(find_workload(workload), tq_config, clients, tmp_path_factory.mktemp("load"))
         name = subject if isinstance(subject, str) else getattr(subject, "__name__", "subject")

@@ -35,7 +35,7 @@ from taskqueue_core import (
     read_tasks,
 )
 
-USAGE = 2
+USAGE, INTERRUPTED = 2, 130
 WARMUP_S, WINDOW_S = 1.0, 5.0
 
 
@@ -59,6 +59,9 @@ def compare(argv: Sequence[str] | None = None, *, root: Path, clients: str = "",
     except OSError as error:  # no room for the ledgers or the results: nothing that a queue did
         print(f"{program}: {error}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; a comparison that was not finished has no verdict", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _compare_parser(program: str, clients: str) -> argparse.ArgumentParser:

@@ -133,6 +133,10 @@ class Admission:
 
 def draft(task: Task) -> Draft:
     """What the ledger stores of a task. Raises TypeError or ValueError when its params are no JSON."""
+    if not isinstance(task, Task):
+        raise TypeError(f"submit takes a Task, got {task!r}")
+    if strange := [key for key in task.params if not isinstance(key, str)]:
+        raise TypeError(f"params of {task.key!r} are no JSON object: the key {strange[0]!r} is no text")
     try:
         params = to_json(dict(task.params))
         params.encode()

@@ -18,25 +18,35 @@ from taskqueue_core.metrics import MetricsSnapshot
 from taskqueue_core.objectstore import ObjectStore
 from taskqueue_core.ownership import owner_alive, read_owner
 from taskqueue_core.pool import WorkerPool
-from taskqueue_core.processor import Processor
+from taskqueue_core.processor import Processor, find_pillow
 from taskqueue_core.queue import TaskQueue
 from taskqueue_core.settings import DURABILITIES, QueueSettings
-from taskqueue_core.task import Status
+from taskqueue_core.task import Status, Task, TaskRecord
 from taskqueue_core.taskfile import read_tasks
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+SHOWN = 10
+"""How many failed tasks are shown."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status: 0, 1 when tasks failed, 2 for bad input, 130 when interrupted."""
+    """Run the command line; its exit status: 0, 1 when tasks failed or time ran out, 2 for bad input, 130 when
+    interrupted.
+    """
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
+    except TimeoutError as error:
+        print(f"taskqueue: {error}; the same command goes on with them", file=sys.stderr)
+        return SOME_FAILED
     except (TaskQueueError, ValueError, OSError) as error:
         print(f"taskqueue: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        print("taskqueue: interrupted; tasks that are not finished stay in the ledger", file=sys.stderr)
+        print(
+            "taskqueue: interrupted; what was submitted is in the ledger, and the same command goes on with it",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     return status
 
@@ -53,8 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, metavar="N", help="worker threads (default: 8)")
     run.add_argument("--queue-size", type=int, metavar="N", help="places for waiting tasks (default: 200)")
     run.add_argument("--durability", choices=DURABILITIES, help="what accepted tasks survive (default: power)")
-    run.add_argument("--timeout", type=float, metavar="S", help="give up after S seconds; the rest stays queued")
+    run.add_argument(
+        "--timeout", type=float, metavar="S", help="stop after S seconds; what was submitted until then stays queued"
+    )
     run.add_argument("--metrics", metavar="FILE", help="write the final metrics there, as JSON")
+    run.add_argument("--replay", action="store_true", help="try the file's tasks that failed before again")
     run.add_argument("--log", action="store_true", help="log one JSON object a line to the error output")
     status = commands.add_parser("status", help="show a ledger, also while its owner is running")
     status.set_defaults(command=_status)
@@ -68,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     tasks = read_tasks(arguments.tasks)
     settings = _settings(arguments)
+    if not Path(arguments.store).is_dir():
+        raise ValueError(f"there is no folder {arguments.store!r} to take the images from: name it with --store")
+    if find_pillow() is None:
+        print("taskqueue: Pillow is not installed: objects are compressed, no thumbnails are made", file=sys.stderr)
     if arguments.log:
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter())
@@ -76,12 +93,29 @@ def _run(arguments: argparse.Namespace) -> int:
     outputs = ObjectStore(arguments.outputs or Path(arguments.store) / "outputs")
     processor = Processor(ObjectStore(arguments.store), outputs=outputs)
     with TaskQueue(processor, ledger=arguments.ledger, settings=settings) as queue:
+        if arguments.replay:
+            _replay(queue, tasks)
         snapshot = WorkerPool(queue, metrics_path=arguments.metrics).run(tasks, timeout=arguments.timeout)
         failed = [record for task in tasks if (record := queue.get(task.key)) and record.status is Status.FAILED]
     print(_summary(snapshot))
-    for record in {record.id: record for record in failed}.values():
-        print(f"failed: {record.idempotency_key}: {record.error}", file=sys.stderr)
+    _print_failed(list({record.id: record for record in failed}.values()), arguments.ledger)
     return SOME_FAILED if failed else OK
+
+
+def _print_failed(records: Sequence[TaskRecord], ledger: str) -> None:
+    for record in records[:SHOWN]:
+        print(f"failed: {record.idempotency_key}: {record.error}", file=sys.stderr)
+    if len(records) > SHOWN:
+        print(f"... {len(records) - SHOWN:,} more: taskqueue dead-letters {ledger}", file=sys.stderr)
+    if records:
+        print("once the cause is mended, the same command with --replay tries them again", file=sys.stderr)
+
+
+def _replay(queue: TaskQueue, tasks: Sequence[Task]) -> None:
+    for key in {task.key for task in tasks}:
+        record = queue.get(key)
+        if record is not None and record.status is Status.FAILED:
+            queue.replay(key)
 
 
 def _settings(arguments: argparse.Namespace) -> QueueSettings:

@@ -342,7 +342,8 @@ def conflict(draft: Draft, known: Draft) -> KeyConflictError | None:
         return None
     return KeyConflictError(
         f"idempotency key {draft.key!r} already stands for {known.image_key!r} {known.variant!r} with params "
-        f"{known.params}, not for {draft.image_key!r} {draft.variant!r} with params {draft.params}"
+        f"{known.params}, not for {draft.image_key!r} {draft.variant!r} with params {draft.params}: "
+        "give the other task an idempotency_key of its own"
     )
 
 

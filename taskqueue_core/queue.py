@@ -22,7 +22,7 @@ from taskqueue_core.admission import Admission, draft
 from taskqueue_core.attempts import Attempts
 from taskqueue_core.database import DeadLetter
 from taskqueue_core.deadline import Deadline
-from taskqueue_core.errors import TaskQueueError
+from taskqueue_core.errors import QueueClosedError, TaskQueueError
 from taskqueue_core.feeder import Feeder
 from taskqueue_core.inflight import Call, Entry, InFlight
 from taskqueue_core.ledger import Ledger
@@ -206,7 +206,7 @@ class TaskQueue:
 
         Raises TaskQueueError when the key is unknown or its task has not failed.
         """
-        record = self._ledger.get(key)
+        record = self._open_ledger().get(key)
         if record is None or record.status is not Status.FAILED:
             state = "unknown" if record is None else f"that of a task in state {record.status.value!r}"
             raise TaskQueueError(f"cannot replay {key!r}: only a failed task can be replayed, this key is {state}")
@@ -220,19 +220,24 @@ class TaskQueue:
 
     def get(self, key: str) -> TaskRecord | None:
         """The task of an idempotency key (`Task.key`), or None."""
-        return self._ledger.get(key)
+        return self._open_ledger().get(key)
 
     def records(self, status: Status | None = None) -> list[TaskRecord]:
         """All tasks, or those in one state, in the order of their submission."""
-        return self._ledger.records(status)
+        return self._open_ledger().records(status)
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, replayed ones too, oldest first."""
-        return self._ledger.dead_letters()
+        return self._open_ledger().dead_letters()
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write a copy of the ledger, also of one in memory, as a SQLite file of its own; it replaces `path`."""
-        self._ledger.export(path)
+        self._open_ledger().export(path)
+
+    def _open_ledger(self) -> Ledger:
+        if self._report is not None:
+            raise QueueClosedError("the queue is closed: open its ledger again to read it, or use `taskqueue status`")
+        return self._ledger
 
     # The end
 

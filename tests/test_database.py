@@ -255,6 +255,7 @@ with TaskQueue(lambda task: 1, ledger=sys.argv[1]) as queue:
             except LedgerError as error:
                 refused += "after a fork" in str(error)
         queue._ledger.close()
+        queue._ledger._writer.total_changes, queue._ledger._reader.total_changes  # raises where SQLite was called
         os._exit(refused)
     assert os.waitpid(child, 0)[1] >> 8 == 4, "a call was not refused"
     assert read_owner(Path(sys.argv[1])) == os.getpid()

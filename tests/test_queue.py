@@ -332,6 +332,17 @@ def _outcome(queue):
         return "not failed"
 
 
+def test_a_worker_that_is_about_to_leave_sees_the_task_that_has_just_come(open_queue):
+    """It has found the queue empty; the submit still counts on it, so it looks a second time."""
+    with open_queue(max_workers=1) as queue:
+        pause = Pause(queue, "_may_leave")
+        queue.submit(CAT).result(LONG)
+        pause.wait_reached()
+        following = queue.submit(Task("next"))
+        pause.go.set()
+        assert following.result(LONG) == {}
+
+
 def test_knobs_may_come_as_settings(open_queue):
     """All together, and not in two places."""
     settings = QueueSettings(max_workers=2, queue_size=3, durability="process")
