@@ -33,7 +33,7 @@ Progress = Callable[[Sequence[SlotResult]], None]
 
 
 class Comparison:
-    """Baseline against optimized under one number of clients. See gate rules in the README.
+    """Baseline against optimized under one number of clients. The rules are in bench_results/README.md.
 
     Raises ValueError for a subject or a workload that does not exist.
     """

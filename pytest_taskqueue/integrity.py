@@ -67,6 +67,8 @@ def leftovers(before: Sequence[threading.Thread], directory: Path, report: objec
     yield from _named("temporary file", "left behind", _unfinished_files(directory))
     if waiting := getattr(report, "waiting", 0):
         yield f"{_count(waiting, 'task')} still waiting after close"
+    elif not getattr(report, "drained", True):
+        yield "tasks still running after close"
 
 
 def _new_threads(before: Sequence[threading.Thread]) -> list[str]:

@@ -99,8 +99,10 @@ class ClosedLoop:
         """Let every client do `each` tasks; the window is from the first submit to the last result."""
         cpu, begun = time.process_time(), clock()
         threads = self._start(lambda k: self._stop.is_set() or k >= each)
+        done = -1
         try:
-            hung = _join(threads)
+            while (hung := _join(threads)) and done < (done := sum(len(log.ends) for log in self._logs)):
+                pass  # not there yet, and getting on
         finally:
             self._stop.set()
         opens = min((log.starts[0] for log in self._logs if log.starts), default=begun)

@@ -79,7 +79,10 @@ def failure_text(result: ComparisonResult) -> str:
         case Verdict.FAIL:
             lines = ["FAIL: the optimized queue misses a gate", *result.reason.split("; "), *others]
         case Verdict.INCONCLUSIVE:
-            advice = "a quieter machine or longer slots (--tq-slot) can decide it; rerunning until it turns green proves nothing"
+            advice = (
+                "a quieter machine or longer slots (--tq-slot) can decide it; "
+                "rerunning until it turns green proves nothing"
+            )
             lines = ["INCONCLUSIVE: not shown", *result.reason.split("; "), *others, advice]
         case Verdict.INVALID:
             advice = "no speed verdict is given for work that is not right or for time that does not add up"

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -60,7 +61,7 @@ class Tally:
         total: Counter[str] = Counter()
         with self._lock:
             for counts in self._counts:
-                total.update(counts)
+                total.update(counts.copy())  # a worker that was left behind may still be counting
         return total
 
 
@@ -220,6 +221,7 @@ def _module(name: str) -> ModuleType:
         raise ValueError(f"subject module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+@cache  # executed once, however often its subject is asked for
 def _module_from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r} to take a subject from")

@@ -25,32 +25,6 @@ VALUE_LIMIT = 64 * 1024
 """Bytes of JSON that a processor may return."""
 
 
-Claim = Callable[[], TaskRecord | None]
-"""Waits for a posted claim: the task as it runs now, or None when somebody else has moved it."""
-
-
-class _Relay(threading.local):
-    """A worker's next task: taken and its claim posted just before the last one is settled. One for each thread."""
-
-    another: Callable[[], Entry | None] | None = None
-    passed: tuple[Entry, Claim] | None = None
-
-    def post_next(self, attempts: Attempts) -> None:
-        """Take the next task, if one waits and none was taken yet; not for threads that are no workers."""
-        if self.another is not None and self.passed is None and (entry := self.another()) is not None:
-            self.pass_on(attempts, entry)
-
-    def pass_on(self, attempts: Attempts, entry: Entry) -> None:
-        """Post the claim of a task that this worker will attempt next."""
-        claim = attempts.post_claim(entry)
-        self.passed = None if claim is None else (entry, claim)
-
-    def take(self) -> tuple[Entry, Claim] | None:
-        """The task to attempt now."""
-        passed, self.passed = self.passed, None
-        return passed
-
-
 class Attempts:
     """What a worker does with a task. Each change goes to the ledger first, to the futures after its COMMIT."""
 
@@ -74,7 +48,6 @@ class Attempts:
         self._durable = settings.durability == "power"
         self._rng = rng
         self._closing = threading.Event()
-        self._relay = _Relay()
         timeout = settings.task_timeout
         self._task_timeout = timeout
         self.timeouts = None if timeout is None else Timeouts(timeout, self.expire)
@@ -85,31 +58,19 @@ class Attempts:
         if self.timeouts is not None:
             self.timeouts.close()
 
-    def run(self, entry: Entry, another: Callable[[], Entry | None]) -> None:
-        """Attempt a task that a worker took from the bounded queue, and go on while `another` has one at once.
-
-        The claim of the next task rides in the transaction that settles the last one, so that a busy worker
-        waits for the ledger once per task, not twice.
-        """
-        self._relay.another = another
-        self._relay.pass_on(self, entry)
-        while (passed := self._relay.take()) is not None:
-            entry, claim = passed
-            try:
-                self._attempt(entry, claim)
-            except LedgerError as error:
-                logger.warning("the queue closed before the outcome of %r was recorded: %s", entry.draft.key, error)
-
-    def post_claim(self, entry: Entry) -> Claim | None:
-        """Put the claim of a task into the next transaction; None when the queue is closing."""
+    def run(self, entry: Entry) -> None:
+        """Attempt a task that a worker took from the bounded queue."""
         self._inflight.take(entry)
         if self._closing.is_set():  # asked after `take`: whoever was faster than close() is waited for
             self._inflight.put_back(entry, entry.row, retrying=False)
-            return None
-        return self._ledger.claim_soon(entry.row)
+            return
+        try:
+            self._attempt(entry)
+        except LedgerError as error:
+            logger.warning("the queue closed before the outcome of %r was recorded: %s", entry.draft.key, error)
 
-    def _attempt(self, entry: Entry, claim: Claim) -> None:
-        record = self._claim(entry, claim)
+    def _attempt(self, entry: Entry) -> None:
+        record = self._claim(entry)
         if record is None:
             return
         self._metrics.attempt_begins()
@@ -144,10 +105,10 @@ class Attempts:
                 log_event("released", record, level=logging.WARNING)
         return [record for record in released if record is not None]
 
-    def _claim(self, entry: Entry, claim: Claim) -> TaskRecord | None:
+    def _claim(self, entry: Entry) -> TaskRecord | None:
         """T2; None when the row has moved, or the ledger cannot be written: the entry is put right then."""
         try:
-            record = claim()
+            record = self._ledger.claim(entry.row)
             if record is not None:
                 self._inflight.claimed(entry, record)
                 return record
@@ -167,7 +128,8 @@ class Attempts:
         """If the outcome stands, tell it; else the attempt counts as failed, so that this cannot go on for ever."""
         found = self._ledger.get(record.idempotency_key)
         if found is not None and found.finished:
-            self._inflight.finish(entry, found, bug)
+            self._inflight.finish(entry, found, bug)  # counted already, before whatever went wrong
+            self._feeder.wake()
         else:
             self._failed(entry, record, bug)
 
@@ -280,7 +242,6 @@ class Attempts:
 
     def _settle(self, arrow: Callable[[], TaskRecord | None]) -> TaskRecord | None:
         """Record an outcome. While the ledger cannot be written the finished work is kept and tried again."""
-        self._relay.post_next(self)
         while True:
             try:
                 return arrow()

@@ -32,7 +32,7 @@ class Transaction:
 class Request(Generic[T]):
     """One caller's change. Its gate opens when it is finished, or when its caller is to lead."""
 
-    __slots__ = ("apply", "chosen", "durable", "error", "finished", "gate", "result", "waited_for")
+    __slots__ = ("apply", "chosen", "durable", "error", "finished", "gate", "result")
 
     def __init__(self, apply: Callable[[Transaction], T], durable: bool) -> None:
         self.apply = apply
@@ -40,7 +40,6 @@ class Request(Generic[T]):
         self.gate = threading.Lock()
         self.gate.acquire()
         self.finished = False
-        self.waited_for = False
         self.chosen = False
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -70,27 +69,15 @@ class GroupCommit:
         Raises what `apply` raised, with nothing written, or LedgerError. An error of a neighbour's change does
         not touch this one. KeyboardInterrupt during the wait says that the outcome is unknown.
         """
-        return self.finish(self.post(apply, durable=durable))
-
-    def post(self, apply: Callable[[Transaction], T], *, durable: bool = True) -> Request[T]:
-        """Put a change into the next transaction, whoever writes it. Its poster must `finish` it soon."""
         if os.getpid() != self._pid:
             raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
         request = Request(apply, durable)
         with self._door:
             self._pending.append(request)
-        return request
-
-    def finish(self, request: Request[T]) -> T:
-        """Wait for the COMMIT of a posted change, leading it if nobody does; what `write` returns and raises."""
-        with self._door:
-            leads = not request.finished and not self._led
-            waits = not request.finished and self._led
-            self._led = self._led or leads
-            request.waited_for = waits
+            leads, self._led = not self._led, True
         if leads:
             self._lead()
-        elif waits:
+        else:
             self._wait(request)
         if request.error is not None:
             raise request.error
@@ -124,7 +111,7 @@ class GroupCommit:
             with self._door:
                 for request in batch:
                     request.finished = True
-                successor = next((request for request in self._pending if request.waited_for), None)
+                successor = self._pending[0] if self._pending else None
                 self._led = successor is not None
                 if successor is not None:
                     successor.chosen = True

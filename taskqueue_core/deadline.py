@@ -17,9 +17,10 @@ class Deadline:
         return None if self._at is None else min(max(self._at - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
 
     def later(self, seconds: float) -> Deadline:
-        """The same deadline, put off."""
-        left = self.remaining()
-        return Deadline(None if left is None else left + seconds)
+        """The same deadline, put off; one that passed long ago stays passed."""
+        later = Deadline(None)
+        later._at = None if self._at is None else self._at + seconds
+        return later
 
     @property
     def passed(self) -> bool:

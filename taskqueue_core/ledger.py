@@ -114,16 +114,8 @@ class Ledger(LedgerView):
 
         It survives kill -9 when it returns, not a power cut: then the task is queued, as it should be.
         """
-        return self.claim_soon(record)()
-
-    def claim_soon(self, record: TaskRecord) -> Callable[[], TaskRecord | None]:
-        """T2 in two steps: the claim rides in whatever transaction comes next, and the function returned waits for it.
-
-        A worker posts its next claim before it settles the last task: one transaction for both.
-        """
         changes = {"status": Status.RUNNING, "attempt": record.attempt + 1}
-        request = self._commits.post(lambda transaction: _move(transaction, record, _QUEUED, changes), durable=False)
-        return lambda: self._commits.finish(request)
+        return self._commits.write(lambda transaction: _move(transaction, record, _QUEUED, changes), durable=False)
 
     def succeed(self, record: TaskRecord, value: str, output: Publication | None = None) -> TaskRecord | None:
         """T3: record a success with its value (JSON text), and publish the output inside the transaction.

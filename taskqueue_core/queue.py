@@ -1,8 +1,8 @@
 """TaskQueue: a bounded queue.Queue and a ThreadPoolExecutor over a ledger.
 
 One task's way: submit -> is the key known? -> a place -> Ledger.insert -> queue.Queue -> worker: Ledger.claim
--> processor -> RetryPolicy -> Ledger.settle -> the future has its result. The first half is admission.py, the
-second attempts.py; tasks that wait in the ledger only come in through feeder.py.
+-> processor -> RetryPolicy -> Ledger.succeed, retry or fail -> the future has its result. The first half is
+admission.py, the second attempts.py; tasks that wait in the ledger only come in through feeder.py.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class TaskQueue:
         self._stopping = False
         self._worker_ids: set[int] = set()
         self._report: CloseReport | None = None
+        self._depth = threading.Lock()  # between reading the depth and noting it, so that the last note is the newest
         self._closing = threading.Lock()  # held by the one thread that closes
         self._feeder = Feeder(
             ledger=self._ledger,
@@ -274,20 +275,22 @@ class TaskQueue:
         """First nobody comes in, then the work ends, then the futures, the ledger last; whatever goes wrong."""
         started = time.monotonic()
         self._places.close_to_submits()
-        stuck, waiting = list[str](), -1
+        stuck, waiting, drained = list[str](), -1, False
         try:
             if drain:
                 self.join(deadline.remaining())
         finally:
             try:
                 stuck = self._stop_workers(deadline)
-                waiting = self._ledger.counts()[Status.QUEUED]
+                counts = self._ledger.counts()
+                waiting = counts[Status.QUEUED]
+                drained = waiting == counts[Status.RUNNING] == 0
             finally:
                 self._executor.shutdown(wait=False)
-                self._inflight.close(drained=waiting == 0)
+                self._inflight.close(drained=drained)
                 self._ledger.close()
         elapsed = time.monotonic() - started
-        return CloseReport(drained=waiting == 0, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
+        return CloseReport(drained=drained, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
 
     def _stop_workers(self, deadline: Deadline) -> list[str]:
         """End the feeder and the workers; the keys of the tasks that were released because they did not end."""
@@ -330,7 +333,7 @@ class TaskQueue:
     def _enqueue(self, entry: Entry) -> None:
         """Hand a task that holds a place to the workers, and see that one is at work. Never fails: its row stands."""
         self._waiting.put_nowait(entry)
-        self.metrics.depth(self._waiting.qsize())
+        self._note_depth()
         with self._lock:
             if self._active >= self.settings.max_workers or self._stopping:
                 return
@@ -355,7 +358,7 @@ class TaskQueue:
             self._worker_ids.add(threading.get_ident())
         while (entry := self._next()) is not None:
             try:
-                self._attempts.run(entry, self._another)
+                self._attempts.run(entry)
             except BaseException:  # noqa: BLE001 - a worker never dies of one task
                 logger.exception("a worker met an error of its own at %r", entry.draft.key)
 
@@ -373,18 +376,14 @@ class TaskQueue:
         self._may_leave()
         return None
 
-    def _another(self) -> Entry | None:
-        """A task that is waiting at this moment, its place given back; None when there is none."""
-        try:
-            entry = self._waiting.get_nowait()
-        except queue.Empty:
-            return None
-        return entry if entry is not None and self._taken() else None
+    def _note_depth(self) -> None:
+        with self._depth:
+            self.metrics.depth(self._waiting.qsize())
 
     def _taken(self) -> bool:
         """Give the place back; False when the queue is stopping and the task stays queued in the ledger."""
         self._places.give()
-        self.metrics.depth(self._waiting.qsize())
+        self._note_depth()
         return not self._stopping
 
     def _may_leave(self) -> bool:

@@ -114,7 +114,7 @@ def test_a_task_claimed_while_close_gives_up_is_released_too(open_queue, path):
     """
     work = Work(hold=True)
     queue = open_queue(work, max_workers=1)
-    pause = Pause(queue._ledger, "claim_soon")
+    pause = Pause(queue._ledger, "claim")
     queue.submit(CAT)
     pause.wait_reached()
     with threads(1) as pool:
@@ -127,6 +127,24 @@ def test_a_task_claimed_while_close_gives_up_is_released_too(open_queue, path):
     work.release()
     counts = balance(path, 1)
     assert counts[Status.QUEUED] == 1
+
+
+def test_a_task_taken_while_the_queue_closes_is_not_begun(open_queue, path):
+    """A worker has just taken it out; it stays queued, untouched."""
+    work = Work()
+    queue = open_queue(work)
+    pause = Pause(queue._inflight, "take", after=True)
+    queue.submit(CAT)
+    pause.wait_reached()
+    with threads(1) as pool:
+        closing = pool.submit(queue.close, LONG, drain=False)
+        until(lambda: queue._stopping)
+        pause.go.set()
+        report = closing.result(LONG)
+    assert (report.waiting, report.stuck, work.calls) == (1, (), [])
+    with open_queue() as again:
+        assert again.join(LONG)
+        assert again.get(CAT.key).attempt == 1
 
 
 def test_close_does_not_wait_for_a_callback_that_is_stuck(open_queue, monkeypatch):
@@ -292,7 +310,7 @@ def test_a_submit_that_writes_its_row_while_the_queue_closes_is_accepted(open_qu
         submitting = pool.submit(queue.submit, CAT)
         pause.wait_reached()
         closing = pool.submit(queue.close, 5.0, drain=False)
-        until(lambda: queue._stopping)
+        until(lambda: closing.done() or queue._inflight._landed._waiters)
         pause.go.set()
         future = submitting.result(LONG)
         closing.result(LONG)

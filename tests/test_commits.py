@@ -10,6 +10,7 @@ import pytest
 from helpers import LONG, at_once, threads, until
 
 from taskqueue_core import LedgerError
+from taskqueue_core import commits as commits_module
 from taskqueue_core.commits import GroupCommit, Transaction
 from taskqueue_core.database import connect
 
@@ -110,72 +111,72 @@ def test_a_bad_change_does_not_touch_its_neighbours(commits, tmp_path):
     assert names(tmp_path) == {"taken", "good"}
 
 
-def test_a_posted_change_rides_in_the_next_transaction(commits, tmp_path):
-    """Whoever writes next writes it, too."""
-    posted = commits.post(insert("posted"), durable=False)
-    assert names(tmp_path) == set()
-    commits.write(insert("next"))
-    assert names(tmp_path) == {"posted", "next"}
-    assert commits.finish(posted) == "posted"
-
-
-def test_a_posted_change_is_written_by_its_poster_when_nobody_else_writes(commits, tmp_path):
-    """`finish` leads."""
-    assert commits.finish(commits.post(insert("alone"))) == "alone"
-    assert names(tmp_path) == {"alone"}
-
-
-def test_a_posted_change_nobody_waits_for_is_never_chosen_to_lead(commits):
-    """Or those behind it would wait for ever."""
-    gate = Gate()
-    with threads(2) as pool:
-        leader = pool.submit(commits.write, gate)
-        assert gate.inside.wait(LONG)
-        posted = commits.post(insert("posted"))
-        gate.go.set()
-        leader.result(LONG)
-        assert pool.submit(commits.write, insert("later")).result(LONG) == "later"
-    assert commits.finish(posted) == "posted"
-
-
 def test_every_change_of_many_threads_is_written_once(commits, tmp_path):
     """32 threads, 20 changes each."""
     at_once(lambda n: [commits.write(insert(f"{n}-{k}")) for k in range(20)], 32)
     assert len(names(tmp_path)) == 640
 
 
-@pytest.mark.parametrize("chosen", [False, True], ids=["waiting", "chosen-to-lead"])
-def test_an_interrupted_caller_leaves_and_the_others_go_on(commits, monkeypatch, tmp_path, chosen):
-    """KeyboardInterrupt during the wait: its change is not written, and nobody waits for it to lead."""
+class Interrupted:
+    """The gate of a caller who is interrupted at a moment of the test's choice."""
+
+    def __init__(self, moment) -> None:
+        self._moment = moment
+
+    def acquire(self) -> None:
+        self._moment()
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        """Nobody waits here any more."""
+
+
+def interrupted(commits, monkeypatch, moment) -> None:
+    """Write a change whose caller is interrupted while it waits."""
+
+    class Request(commits_module.Request):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            self.gate = Interrupted(lambda: moment(self))
+
+    monkeypatch.setattr(commits_module, "Request", Request)
+    with pytest.raises(KeyboardInterrupt):
+        commits.write(insert("interrupted"))
+    monkeypatch.undo()
+
+
+def test_an_interrupted_caller_leaves_nothing(commits, monkeypatch, tmp_path):
+    """KeyboardInterrupt during the wait: its change is not written, and the others go on."""
+    gate = Gate()
+    with threads(2) as pool:
+        first = pool.submit(commits.write, gate)
+        assert gate.inside.wait(LONG)
+        interrupted(commits, monkeypatch, lambda _: None)
+        gate.go.set()
+        first.result(LONG)
+        assert pool.submit(commits.write, insert("after")).result(LONG) == "after"
+    assert names(tmp_path) == {"after"}
+
+
+def test_an_interrupted_caller_who_was_chosen_to_lead_still_leads(commits, monkeypatch, tmp_path):
+    """Or those behind it would wait for ever."""
     gate = Gate()
     with threads(3) as pool:
-        pool.submit(commits.write, gate)
+        first = pool.submit(commits.write, gate)
         assert gate.inside.wait(LONG)
-        request = commits.post(insert("interrupted"))
         behind = []
-        if chosen:
-            behind.append(lambda: pool.submit(commits.write, insert("behind")))
 
-        class Interrupted:
-            def acquire(self):
-                others = [start() for start in behind]
-                until(lambda: len(commits._pending) == 1 + len(others))
-                if chosen:
-                    gate.go.set()
-                    until(lambda: request.chosen)
-                behind[:] = others
-                raise KeyboardInterrupt
+        def moment(request) -> None:
+            monkeypatch.undo()
+            behind.append(pool.submit(commits.write, insert("behind")))
+            until(lambda: len(commits._pending) == 2)
+            gate.go.set()
+            until(lambda: request.chosen)
 
-            def release(self):
-                pass
-
-        request.gate = Interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            commits.finish(request)
-        gate.go.set()
-        assert [future.result(LONG) for future in behind] == ["behind"] * len(behind)
-        assert pool.submit(commits.write, insert("after")).result(LONG) == "after"
-    assert names(tmp_path) == {"after", "behind"} if chosen else {"after"}
+        interrupted(commits, monkeypatch, moment)
+        first.result(LONG)
+        assert behind[0].result(LONG) == "behind"
+    assert names(tmp_path) == {"behind"}
 
 
 def test_a_claim_alone_needs_no_fsync_and_a_durable_neighbour_brings_it_along(commits, database):
@@ -184,8 +185,15 @@ def test_a_claim_alone_needs_no_fsync_and_a_durable_neighbour_brings_it_along(co
     seen = []
     commits.write(lambda _: seen.append(level()), durable=False)
     commits.write(lambda _: seen.append(level()))
-    commits.post(lambda _: seen.append(level()), durable=False)
-    commits.write(lambda _: seen.append(level()))
+    assert seen == [1, 2]
+    gate = Gate()
+    with threads(3) as pool:
+        pool.submit(commits.write, gate)
+        assert gate.inside.wait(LONG)
+        pool.submit(commits.write, lambda _: seen.append(level()), durable=False)
+        pool.submit(commits.write, lambda _: seen.append(level()))
+        until(lambda: len(commits._pending) == 2)
+        gate.go.set()
     assert seen == [1, 2, 2, 2]
 
 

@@ -3,7 +3,7 @@
 import pytest
 from helpers import LONG, NEVER, Work, nested, until
 
-from taskqueue_core import InvalidKeyError, KeyConflictError, PermanentError, Task, TransientError
+from taskqueue_core import InvalidKeyError, KeyConflictError, PermanentError, QueueClosedError, Task, TransientError
 
 CAT = Task("cat.jpg", params={"n": 1})
 OTHER = Task("cat.jpg", params={"n": 2})
@@ -83,10 +83,10 @@ def test_the_ledger_decides_which_of_a_batch_is_refused(open_queue):
 def test_params_are_compared_as_json(open_queue):
     """Neither the order of the keys nor their kind makes other work; true is not 1."""
     with open_queue() as queue:
-        queue.submit(Task("a", params={2: "x", 10: "y"})).result(LONG)
+        queue.submit(Task("a", params={"n": {2: "x", 10: "y"}})).result(LONG)
         queue.submit(Task("b", params={"n": 1})).result(LONG)
     with open_queue() as queue:
-        assert queue.submit(Task("a", params={10: "y", 2: "x"})).result(LONG) == {"2": "x", "10": "y"}
+        assert queue.submit(Task("a", params={"n": {10: "y", 2: "x"}})).result(LONG) == {"n": {"2": "x", "10": "y"}}
         for params in ({"n": True}, {"n": 1.0}, {"n": "1"}):
             with pytest.raises(KeyConflictError):
                 queue.submit(Task("b", params=params))
@@ -128,3 +128,22 @@ def test_a_bad_key_is_refused_when_the_task_is_made(key):
     """It never gets as far as the queue."""
     with pytest.raises(InvalidKeyError):
         Task(key)
+
+
+@pytest.mark.parametrize(("task", "match"), [("a", "takes a Task"), (Task("a", params={1: 2}), "the key 1 is no text")])
+def test_what_is_no_task_is_refused_in_submit(open_queue, task, match):
+    """And leaves nothing behind."""
+    with open_queue() as queue:
+        with pytest.raises(TypeError, match=match):
+            queue.submit(task)
+        assert queue.records() == []
+
+
+def test_a_closed_queue_says_so(open_queue, tmp_path):
+    """Whatever is asked of it."""
+    queue = open_queue()
+    queue.close()
+    for ask in (queue.records, queue.dead_letters, lambda: queue.get("a"), lambda: queue.replay("a"),
+                lambda: queue.export(tmp_path / "copy.db")):  # fmt: skip
+        with pytest.raises(QueueClosedError, match="closed"):
+            ask()

@@ -109,6 +109,21 @@ def test_doubled_work_and_errors_are_counted(measure: Measure) -> None:
     assert measure(toys.Fails).figures.errors == 1
 
 
+def test_work_counts_when_it_is_done_not_when_it_begins(measure: Measure) -> None:
+    """Work that fails half-way was not done."""
+    done: list[bool] = []
+
+    class HalfWay(toys.Pool):
+        def close(self, timeout: float) -> object:
+            with pytest.raises(KeyError):
+                self.setup.work(Task("has no number", idempotency_key="broken"))
+            done.append(self.setup.tally.done("broken"))
+            return super().close(timeout)
+
+    assert measure(HalfWay).problems == ()
+    assert done == [False]
+
+
 # --- logs made by hand
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import perf_counter
 from typing import Any
 
 import pytest
+from helpers import until
 from toys import LONG
 
 from pytest_taskqueue import load
@@ -130,6 +132,23 @@ def test_the_load_goes_on_until_every_task_of_the_window_has_finished() -> None:
     assert log.cpu_s > 0
 
 
+def test_the_load_does_not_ease_while_a_task_of_the_window_is_unfinished() -> None:
+    """The others go on submitting at full rate, or the last tasks would be the fastest."""
+
+    def do(task: Task) -> int:
+        if task.key == "0/1":
+            until(lambda: measured._closes < float("inf"))
+            now = len(subject.events)
+            until(lambda: len(subject.events) > now + 200, timeout=5)
+        return task.params["n"]
+
+    subject = Subject(do)
+    measured = loop(subject)
+    log = measured.run(0.02)
+    assert log.clients[0].errors == []
+    assert sum(start > log.closes for client in log.clients for start in client.starts) > 50
+
+
 def test_a_fixed_number_of_tasks_is_measured_as_a_whole() -> None:
     """The window is from the first submit to the last result."""
     log = loop(Subject()).run_tasks(3)
@@ -141,6 +160,14 @@ def test_a_fixed_number_of_tasks_is_measured_as_a_whole() -> None:
 def test_depth_is_sampled_where_the_subject_tells_it() -> None:
     assert set(loop(Deep()).run(0.05).depths) == {3}
     assert loop(Subject()).run(0.02).depths == ()
+
+
+def test_a_long_load_that_gets_on_does_not_count_as_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole may take longer than patience lasts, a single task may not."""
+    monkeypatch.setattr(load, "PATIENCE", 0.2)
+    log = loop(Subject(lambda task: time.sleep(0.06))).run_tasks(10)
+    assert log.hung == ()
+    assert [len(client.ends) for client in log.clients] == [10] * CLIENTS
 
 
 # --- what goes wrong
@@ -175,6 +202,7 @@ def test_a_task_without_a_result_is_lost_and_ends_the_load(monkeypatch: pytest.M
     assert (len(log.clients[2].starts), len(log.clients[2].ends)) == (4, 3)
     assert all(len(client.starts) == len(client.ends) for c, client in enumerate(log.clients) if c != 2)
     assert log.hung == ()
+    assert log.closes - log.opens < LONG, "the window is cut short"
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyError])
@@ -188,6 +216,7 @@ def test_a_client_that_breaks_says_why_and_ends_the_load(error: type[BaseExcepti
     broken = [client.broke for client in log.clients if client.broke]
     assert broken
     assert set(broken) == {f"{error.__name__}: {error('oh')}"}
+    assert log.closes - log.opens < LONG, "the window is cut short"
 
 
 def test_the_clients_stop_when_the_load_is_interrupted() -> None:

@@ -18,6 +18,7 @@ from helpers import environ
 
 from pytest_taskqueue import report, scripts
 from pytest_taskqueue.subjects import BUILT_IN
+from pytest_taskqueue.verdict import Verdict
 from taskqueue_core import read_tasks
 
 ROOT = Path(__file__).parents[1]
@@ -148,6 +149,18 @@ def test_results_that_cannot_be_written_are_no_verdict(
     arguments = ["--clients=2", *SHORT, *SELF, "--budget=0.001"]
     assert scripts.compare(arguments, root=elsewhere, program="benchmark.py") == 2
     assert "benchmark.py: [Errno 28] No space left on device\n" in capsys.readouterr().err
+
+
+def test_the_default_client_counts_of_a_script_are_its_own(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """benchmark.py measures 50 and 100 clients, one after the other, unless told."""
+    counts: list[int] = []
+    monkeypatch.setattr(scripts, "_compare_one", lambda campaign, count: counts.append(count) or Verdict.PASS)
+    assert scripts.compare([], root=elsewhere, clients="50,100", program="benchmark.py") == 0
+    assert scripts.compare(["--clients=7"], root=elsewhere, clients="50,100", program="benchmark.py") == 0
+    assert counts == [50, 100, 7]
+    assert "workload thumbnail, 50, 100 clients" in capsys.readouterr().out
 
 
 def test_help_tells_the_options_and_the_exit_status(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
