@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from helpers import LONG, NEVER, Work, failure, sql, tasks, threads, until
+from helpers import LONG, NEVER, Work, failure, sql, tasks, threads, until, wait_looks
 
 from taskqueue_core import (
     ErrorClass,
@@ -198,7 +198,7 @@ def test_finished_work_is_kept_until_the_ledger_takes_it(open_queue, path, trigg
 
 
 def test_a_claim_that_fails_is_tried_again(open_queue, trigger, soon, caplog):
-    """The task loses nothing, and nobody spins."""
+    """The task loses nothing."""
     work = Work()
     queue = open_queue(work)
 
@@ -210,6 +210,22 @@ def test_a_claim_that_fails_is_tried_again(open_queue, trigger, soon, caplog):
     trigger("UPDATE ON tasks WHEN new.status = 'running'", refuse)
     assert queue.submit(CAT).result(LONG) == {}
     assert queue.get(CAT.key).attempt == 1
+
+
+def test_a_claim_that_fails_is_not_tried_again_at_once(open_queue, trigger, monkeypatch, caplog):
+    """The task is due, the feeder looks, and nobody spins; closing ends the pause."""
+    monkeypatch.setattr("taskqueue_core.attempts.PAUSE", 1000.0)
+    queue = open_queue()
+
+    def refuse():
+        queue.submit(CAT)
+        until(lambda: "could not be claimed" in caplog.text)
+        wait_looks(queue, 5)
+        assert caplog.text.count("could not be claimed") == 1
+
+    trigger("UPDATE ON tasks WHEN new.status = 'running'", refuse)
+    report = queue.close(drain=False)
+    assert (report.waiting, report.stuck) == (1, ())
 
 
 def test_closing_does_not_wait_for_a_ledger_that_takes_nothing(open_queue, path, trigger, soon):
