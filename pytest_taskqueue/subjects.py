@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -221,11 +222,18 @@ def _module(name: str) -> ModuleType:
         raise ValueError(f"subject module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-@cache  # executed once, however often its subject is asked for
 def _module_from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r} to take a subject from")
-    name = f"taskqueue_subject_{path.stem}"
+    try:
+        return _execute(path.resolve())
+    except Exception as error:
+        raise ValueError(f"subject file {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@cache  # once, however often its subject is asked for
+def _execute(path: Path) -> ModuleType:
+    name = f"taskqueue_subject_{path.stem}_{zlib.crc32(str(path).encode(errors='replace')):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -233,7 +241,7 @@ def _module_from_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException:
         del sys.modules[name]
-        raise ValueError(f"subject file {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise
     return module

@@ -210,3 +210,12 @@ def test_every_unfinished_file_is_found_wherever_it_is(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (problem,) = leftovers(threading.enumerate(), tmp_path, None)
     assert sorted(re.split(r": |, ", problem)) == [".tq-1", "2 temporary files left behind", "x.tmp"]
+
+
+def test_a_client_is_unserved_only_where_others_were_served_three_times_over() -> None:
+    """In a window of 10 s: not by a fair queue whose tasks take longer than a third of it."""
+    quick = [(9.0 + n, 10.0 + n) for n in range(12)]
+    slow = [(5.0, 12.0), (12.0, 21.0)]
+    waits = [(9.5, 20.5)]
+    assert found(log(quick, quick, waits)) == ["1 client not served in the window: client 2"]
+    assert found(log(slow, slow, waits)) == []

@@ -23,7 +23,7 @@ from taskqueue_core import read_tasks
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "input_new" / "sample_tasks_small.json"
-SHORT = ("--slot", "0.06", "--workload", "io")
+SHORT = ("--slot", "0.1", "--workload", "io")
 EASY = ("--gate", "throughput>=0.01x", "--gate", "p95<=100x")
 SELF = ("--optimized", "baseline")
 
@@ -84,7 +84,7 @@ def test_pass_exits_with_0_and_results_lie_beside_the_script(script: Script, tmp
 
 
 def test_fail_exits_with_1_and_the_module_writes_below_the_working_directory(script: Script, elsewhere: Path) -> None:
-    done = script("-m", "pytest_taskqueue", "--clients=3", *SHORT, *SELF)
+    done = script("-m", "pytest_taskqueue", "--clients=3", *SHORT, *SELF, "--gate=throughput>=50x")
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL: the optimized queue misses a gate" in done.stdout
     assert "verdict: FAIL c3 " in done.stdout

@@ -95,6 +95,19 @@ def test_a_file_that_cannot_be_imported_leaves_no_module(folder: Path) -> None:
     assert not any("broken" in name for name in sys.modules if name.startswith("taskqueue_subject_"))
 
 
+def test_files_of_the_same_name_are_kept_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """old/queue.py and new/queue.py, or the same relative path from another working directory; each executed once."""
+    for name in ("old", "new"):
+        (folder / name).mkdir()
+        (folder / name / "queue.py").write_text(f"class Queue:\n    name = {name!r}\n", encoding="utf-8")
+    old, new = (find_subject(f"{name}/queue.py:Queue") for name in ("old", "new"))
+    assert (old.name, new.name) == ("old", "new")
+    assert [sys.modules[kind.__module__].Queue for kind in (old, new)] == [old, new]
+    for name, kind in (("old", old), ("new", new)):
+        monkeypatch.chdir(folder / name)
+        assert find_subject("queue.py:Queue") is kind
+
+
 # --- the built-in subjects, with work of the test
 
 
