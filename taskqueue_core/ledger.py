@@ -219,21 +219,24 @@ class Ledger(LedgerView):
             self._writer.close()
         self._disown()
 
-    def _fail(self, transaction: Transaction, record: TaskRecord, error: str, reason: str) -> TaskRecord | None:
+    def _fail(
+        self, transaction: Transaction, record: TaskRecord, error: str, reason: str, *, crashes: int | None = None
+    ) -> TaskRecord | None:
         error = error[:ERROR_LENGTH]
-        moved = _move(transaction, record, _RUNNING, {"status": Status.FAILED, "error": error})
+        changes = {"status": Status.FAILED, "error": error, "crashes": record.crashes if crashes is None else crashes}
+        moved = _move(transaction, record, _RUNNING, changes)
         if moved is not None:
             transaction.database.execute(_BURY, (reason, error, self._clock(), moved.id))
         return moved
 
     def _bring_back(self, transaction: Transaction, orphan: TaskRecord) -> TaskRecord:
-        changes = {"status": Status.RUNNING, "crashes": orphan.crashes + 1, "run_at": self._clock()}
-        moved = _move(transaction, orphan, _RUNNING, changes)
-        if moved is not None and moved.crashes >= MAX_CRASHES:
-            error = f"the process died {moved.crashes} times while this task was running"
-            moved = self._fail(transaction, moved, error, "poison")
-        elif moved is not None:
-            moved = _move(transaction, moved, _RUNNING, {"status": Status.QUEUED})
+        crashes = orphan.crashes + 1
+        if crashes >= MAX_CRASHES:
+            error = f"the process died {crashes} times while this task was running"
+            moved = self._fail(transaction, orphan, error, "poison", crashes=crashes)
+        else:
+            changes = {"status": Status.QUEUED, "crashes": crashes, "run_at": self._clock()}
+            moved = _move(transaction, orphan, _RUNNING, changes)
         if moved is None:
             raise LedgerError(f"task {orphan.id} changed during recovery: the ledger has a second writer")
         return moved
