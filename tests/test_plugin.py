@@ -158,7 +158,7 @@ def test_a_missed_gate_is_a_failed_test_with_its_evidence(run: Run, project: Pat
     Options may stand in the ini file; the time limit of the project is not for a comparison.
     """
     ini = project / "tox.ini"
-    more = "tq_clients = 3", "tq_slot = 0.1", "tq_workload = io", "tq_optimized = baseline"
+    more = "tq_clients = 2", "tq_slot = 0.06", "tq_workload = io", "tq_optimized = baseline"
     more = *more, "tq_gate = throughput >= 50x", "    p95 <= 0.01x"
     ini.write_text("\n".join([ini.read_text(encoding="utf-8"), *more]), encoding="utf-8")
     result = run(*QUICK, "--tq-compare", "-q")
@@ -166,7 +166,7 @@ def test_a_missed_gate_is_a_failed_test_with_its_evidence(run: Run, project: Pat
     result.stdout.re_match_lines([r"2 failed, 4 passed in .*"])
     shown = out(result)
     (verdict,) = VERDICT.findall(shown)
-    assert re.match(r"verdict: FAIL c3 throughput x\d\.\d\d \[.*\] >= 50\.00  p95 x\d\.\d\d \[.*\] <= 0\.01", verdict)
+    assert re.match(r"verdict: FAIL c2 throughput x\d\.\d\d \[.*\] >= 50\.00  p95 x\d\.\d\d \[.*\] <= 0\.01", verdict)
     assert shown.count("FAIL: the optimized queue misses a gate") >= 2
     assert "% interval [" in shown
     assert not re.search(r"^taskqueue: |^report: |^baseline  |Traceback|^E  ", shown, re.MULTILINE)
@@ -225,7 +225,7 @@ def test_on_a_terminal_the_progress_line_rewrites_itself(pytester: pytest.Pytest
     import pty
 
     gates = ("--tq-gate=throughput>=0.01x", "--tq-gate=p95<=100x")
-    options = (*QUICK, *SHORT, "--tq-clients=3", "--tq-slot=0.1", "--tq-optimized=baseline", *gates)
+    options = (*QUICK, *SHORT, "--tq-clients=2", "--tq-slot=0.06", "--tq-optimized=baseline", *gates)
     master, slave = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "pytest", *options], cwd=pytester.path, stdout=slave, stderr=slave, stdin=slave
@@ -241,7 +241,7 @@ def test_on_a_terminal_the_progress_line_rewrites_itself(pytester: pytest.Pytest
     assert places == ["warm-up"] * 2 + ["pair"] * 10
     assert any(re.fullmatch(r"pytest_taskqueue/suite/test_compare\.py \.{6}\s+\[100%\]", line) for line in lines)
     (verdict,) = [line for line in lines if line.startswith("verdict: ")]
-    assert re.fullmatch(r"verdict: PASS c3 throughput x.* >= 0\.01  p95 x.* <= 100\.00  \(5 pairs\)", verdict)
+    assert re.fullmatch(r"verdict: PASS c2 throughput x.* >= 0\.01  p95 x.* <= 100\.00  \(5 pairs\)", verdict)
     assert any(re.fullmatch(r"=+ 6 passed in .* =+", line) for line in lines)
 
 

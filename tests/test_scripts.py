@@ -19,11 +19,12 @@ from helpers import environ
 from pytest_taskqueue import report, scripts
 from pytest_taskqueue.subjects import BUILT_IN
 from pytest_taskqueue.verdict import Verdict
+from pytest_taskqueue.workloads import find_workload
 from taskqueue_core import read_tasks
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "input_new" / "sample_tasks_small.json"
-SHORT = ("--slot", "0.1", "--workload", "io")
+SHORT = ("--slot", "0.06", "--workload", "io")
 EASY = ("--gate", "throughput>=0.01x", "--gate", "p95<=100x")
 SELF = ("--optimized", "baseline")
 
@@ -68,14 +69,14 @@ def toy(name: str) -> str:
 def test_pass_exits_with_0_and_results_lie_beside_the_script(script: Script, tmp_path: Path, elsewhere: Path) -> None:
     """Wherever it is started. Its 50 and 100 clients are a default: the environment wins."""
     copy = shutil.copy(ROOT / "benchmark.py", tmp_path)
-    done = script(copy, *SHORT, *EASY, *SELF, PYTEST_TQ_CLIENTS="3")
+    done = script(copy, *SHORT, *EASY, *SELF, PYTEST_TQ_CLIENTS="2")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("taskqueue: baseline against baseline, workload io, 3 clients")
+    assert lines[0].startswith("taskqueue: baseline against baseline, workload io, 2 clients")
     assert lines[1].strip().startswith("gates throughput>=0.01x p95<=100x; 5 pairs")
     assert len(re.findall(r"^  (?:warm-up|pair \d)  ", done.stdout, re.MULTILINE)) == 12
     assert re.search(r"^baseline .*\noptimized ", done.stdout, re.MULTILINE)
-    assert re.match(r"verdict: PASS c3 throughput x.* \(5 pairs\)", lines[-2])
+    assert re.match(r"verdict: PASS c2 throughput x.* \(5 pairs\)", lines[-2])
     shown = [Path(word) for word in lines[-1].split()[1:]]
     assert sorted(shown) == sorted((tmp_path / "bench_results").iterdir())
     found = json.loads((tmp_path / "bench_results" / "latest.json").read_text(encoding="utf-8"))
@@ -84,10 +85,10 @@ def test_pass_exits_with_0_and_results_lie_beside_the_script(script: Script, tmp
 
 
 def test_fail_exits_with_1_and_the_module_writes_below_the_working_directory(script: Script, elsewhere: Path) -> None:
-    done = script("-m", "pytest_taskqueue", "--clients=3", *SHORT, *SELF, "--gate=throughput>=50x")
+    done = script("-m", "pytest_taskqueue", "--clients=2", *SHORT, *SELF, "--gate=throughput>=50x")
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAIL: the optimized queue misses a gate" in done.stdout
-    assert "verdict: FAIL c3 " in done.stdout
+    assert "verdict: FAIL c2 " in done.stdout
     assert (elsewhere / "bench_results" / "latest.json").is_file()
 
 
@@ -275,8 +276,9 @@ def test_benchmark_of_wrong_work_exits_with_4(
     short_benchmark: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(BUILT_IN, "optimized", toys.Doubles)
+    monkeypatch.setattr(scripts, "find_workload", lambda name: find_workload("io"))
     assert scripts.optimized(short_benchmark) == 4
-    assert capsys.readouterr().err == f"INVALID: 1 task worked on more than once: c{toys.ONE}\n"
+    assert capsys.readouterr().err == f"INVALID: 1 task worked on more than once: io-{toys.ONE}\n"
 
 
 # --- run_tests.sh

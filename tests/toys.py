@@ -44,14 +44,14 @@ class Pool:
 class Quick(Pool):
     """Eight threads: under six clients six times as fast as Slow, because the work is sleep."""
 
-    pause = 0.007
+    pause = 0.004
 
 
 class Slow(Pool):
     """One thread."""
 
     threads = 1
-    pause = 0.007
+    pause = 0.004
 
 
 class Loses(Pool):
@@ -148,7 +148,7 @@ class Starves(Pool):
 
     def do(self, task: Task) -> Any:
         if task.key.endswith("-2-1"):
-            time.sleep(0.7)
+            time.sleep(0.5)
         return super().do(task)
 
 
@@ -176,6 +176,14 @@ class LeavesTasks(Pool):
     def close(self, timeout: float) -> object:
         super().close(timeout)
         return CloseReport(drained=False, waiting=3, stuck=(), elapsed_s=0.0)
+
+
+class LeavesRunning(Pool):
+    """Closes while a task is still being worked on, and says so."""
+
+    def close(self, timeout: float) -> object:
+        super().close(timeout)
+        return CloseReport(drained=False, waiting=0, stuck=("t",), elapsed_s=0.0)
 
 
 class Exits(Pool):
