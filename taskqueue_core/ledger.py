@@ -8,7 +8,8 @@
     failed -> queued             replay    T9
 
 Each arrow is an UPDATE guarded by status and version; when it matches no row the caller is fenced: somebody
-else has moved the task, and nothing is written. The schema and the reads are in database.py; no other module knows SQL.
+else has moved the task, and nothing is written. The schema and the reads are in
+database.py, the transactions in commits.py; no other module knows SQL.
 """
 
 from __future__ import annotations

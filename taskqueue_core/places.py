@@ -11,7 +11,7 @@ from taskqueue_core.errors import QueueClosedError
 class Places:
     """Counts free places. A task holds one from its admission until a worker takes it.
 
-    Submits wait in line for a place; the feeder, which brings back tasks that are due in the ledger, goes
+    Submits wait for a place, in no order; the feeder, which brings back tasks that are due in the ledger, goes
     first. While submits are held back (too many tasks wait for a retry) only the feeder gets places.
     """
 
