@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Sequence
 
+from taskqueue_core.arrows import Draft, Row, row_of
 from taskqueue_core.deadline import Deadline
+from taskqueue_core.entries import Call, Entry, Phase, conflict, draft_of
 from taskqueue_core.errors import QueueFullError
-from taskqueue_core.inflight import Call, Entry, InFlight, Phase, conflict, draft_of
-from taskqueue_core.ledger import Draft, Inserted, Ledger
+from taskqueue_core.feeder import Feeder
+from taskqueue_core.inflight import InFlight
+from taskqueue_core.ledger import Ledger
 from taskqueue_core.metrics import Metrics
 from taskqueue_core.places import Places
 from taskqueue_core.settings import QueueSettings
 from taskqueue_core.task import Task, TaskRecord, to_json
+from taskqueue_core.workers import Workers
+
+STACK = 100
+"""Frames that a submit may need."""
 
 
 class Admission:
@@ -25,16 +34,16 @@ class Admission:
         places: Places,
         metrics: Metrics,
         settings: QueueSettings,
-        enqueue: Callable[[Entry], None],
-        wake_feeder: Callable[[], None],
+        workers: Workers,
+        feeder: Feeder,
     ) -> None:
         self._ledger = ledger
         self._inflight = inflight
         self._places = places
         self._metrics = metrics
         self._settings = settings
-        self._enqueue = enqueue
-        self._wake_feeder = wake_feeder
+        self._workers = workers
+        self._feeder = feeder
 
     def admit(self, calls: Sequence[Call], timeout: float | None) -> None:
         """Admit the calls; those whose key stands for other work get a `conflict`. Raises QueueFullError."""
@@ -45,9 +54,9 @@ class Admission:
             self._metrics.count("duplicates", attached)
             try:
                 self._land(leading, deadline)
-            finally:
-                if self._inflight.abandon(leading):
-                    self._wake_feeder()  # a row whose COMMIT failed or was interrupted may stand all the same
+            except BaseException:
+                self._feeder.find(self._inflight.abandon(leading))  # if the COMMIT was interrupted, rows may stand
+                raise
             self._follow(following, deadline)
             calls = following
 
@@ -86,28 +95,57 @@ class Admission:
             new = new[taken:]
 
     def _insert(self, entries: Sequence[Entry], places: int) -> None:
-        """Write the rows, durable on return. New tasks keep their places, known ones need none."""
-        kept = 0
+        """Write the rows, durable on return; `places` are held for them."""
+        if not entries:
+            return
+        reserved = self._workers.reserve(places)
+        for n, entry in enumerate(entries):
+            entry.placed = n < places
+            entry.claims = n < reserved
         try:
-            rows = self._ledger.insert([entry.draft for entry in entries]) if entries else []
-            for entry, row in zip(entries, rows, strict=True):
-                kept += self._admitted(entry, row, has_place=kept < places)
-        finally:
-            if kept < places:
-                self._places.give(places - kept)
+            self._ledger.admit(entries, self._admitted)
+        except BaseException:
+            arriving = [entry for entry in entries if entry.phase is Phase.ARRIVING]
+            self._places.give(sum(entry.placed for entry in arriving))
+            self._workers.lost(sum(entry.claims for entry in arriving))
+            raise
 
-    def _admitted(self, entry: Entry, row: Inserted, *, has_place: bool) -> bool:
-        """Pass a new task on to the workers (True: it keeps its place), answer a known one."""
-        if not row.created:
-            self._answer(entry, row.record)
-            return False
-        self._metrics.enqueued()
-        self._inflight.land(entry, row.record, Phase.QUEUED if has_place else Phase.WAITING)
-        if has_place:
-            self._enqueue(entry)
-        else:  # its row was known a moment ago and has gone since: the feeder brings the new one in
-            self._wake_feeder()
-        return has_place
+    def _admitted(self, entries: Sequence[Entry], rows: Sequence[Row | TaskRecord]) -> None:
+        """Called after the COMMIT, once for all submits in it."""
+        landings: dict[Phase, list[tuple[Entry, Row]]] = {}
+        known = []
+        for entry, row in zip(entries, rows, strict=True):
+            if isinstance(row, Row):
+                landings.setdefault(_phase(entry, row), []).append((entry, row))
+            else:
+                known.append((entry, row))
+        for phase, landed in landings.items():
+            self._pass_on(landed, phase)
+        for entry, record in known:
+            self._give_back(entry)
+            self._answer(entry, record)
+
+    def _pass_on(self, landings: Sequence[tuple[Entry, Row]], phase: Phase) -> None:
+        """Pass new tasks on: to the workers, the bounded queue, or the feeder."""
+        self._metrics.enqueued(len(landings))
+        self._inflight.land(landings, phase, time.time())
+        entries = [entry for entry, _ in landings]
+        if phase is Phase.CLAIMED:
+            self._workers.ready(entries)
+            return
+        for entry in entries:
+            self._give_back(entry, keeps_place=phase is Phase.QUEUED)
+        if phase is Phase.QUEUED:
+            self._workers.enqueue(entries)
+        else:
+            self._feeder.wake()
+
+    def _give_back(self, entry: Entry, *, keeps_place: bool = False) -> None:
+        """What was held for a task that turned out to be no new one."""
+        if entry.claims:
+            self._workers.lost(1)
+        if entry.placed and not keeps_place:
+            self._places.give()
 
     def _answer(self, entry: Entry, record: TaskRecord) -> None:
         """The key has a row already: refuse other work, answer from a result, or attach to what waits."""
@@ -119,8 +157,8 @@ class Admission:
         if record.finished:
             self._inflight.resolve(entry, record)
         else:
-            self._inflight.land(entry, record, Phase.WAITING)
-            self._wake_feeder()
+            self._inflight.land([(entry, row_of(record))], Phase.WAITING, record.run_at)
+            self._feeder.find([record.idempotency_key])
 
     def _full(self, wanted: int) -> QueueFullError:
         self._metrics.count("rejected", wanted)
@@ -131,10 +169,28 @@ class Admission:
         )
 
 
+def refuse_on_a_full_stack() -> None:
+    """Here, rather than in the middle of a commit for everybody."""
+    try:
+        sys._getframe(sys.getrecursionlimit() - STACK)
+    except ValueError:
+        return
+    raise RecursionError("the stack is too full for a submit")
+
+
+def _phase(entry: Entry, row: Row) -> Phase:
+    """Where a new task goes. Its second version is the claimed one; the row of a cancelled task has a later one."""
+    if entry.claims and row.version == 2:
+        return Phase.CLAIMED
+    return Phase.QUEUED if entry.placed else Phase.WAITING
+
+
 def draft(task: Task) -> Draft:
     """What the ledger stores of a task. Raises TypeError or ValueError when its params are no JSON."""
     if not isinstance(task, Task):
         raise TypeError(f"submit takes a Task, got {task!r}")
+    if not task.params:
+        return Draft(task.key, task.image_key, task.variant, "{}")
     if strange := [key for key in task.params if not isinstance(key, str)]:
         raise TypeError(f"params of {task.key!r} are no JSON object: the key {strange[0]!r} is no text")
     try:

@@ -5,117 +5,99 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from taskqueue_core.database import SQLITE_VERSION, LedgerView, file_sizes
-from taskqueue_core.errors import TaskQueueError
+from taskqueue_core.check import check, check_lines
+from taskqueue_core.database import LedgerView
+from taskqueue_core.exits import EXPECTED, INTERRUPTED, OK, WRONG, drop_output, explain, leave, say
 from taskqueue_core.logs import JsonFormatter, logger
 from taskqueue_core.metrics import MetricsSnapshot
 from taskqueue_core.objectstore import ObjectStore
-from taskqueue_core.ownership import owner_alive, read_owner
-from taskqueue_core.pool import WorkerPool
+from taskqueue_core.options import make_parser
 from taskqueue_core.processor import Processor, find_pillow
-from taskqueue_core.queue import TaskQueue
-from taskqueue_core.settings import DURABILITIES, QueueSettings
-from taskqueue_core.task import Status, Task, TaskRecord
+from taskqueue_core.queue import CloseReport
+from taskqueue_core.run import Run
+from taskqueue_core.settings import QueueSettings
+from taskqueue_core.signals import Signals
+from taskqueue_core.status import plural, status_lines
+from taskqueue_core.task import TaskRecord
 from taskqueue_core.taskfile import read_tasks
 
-OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+HANDLED_SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGBREAK") if name in signal.Signals.__members__
+)
+"""The signals that end `run` gracefully. SIGBREAK is what Windows sends for Ctrl-Break."""
 SHOWN = 10
-"""How many failed tasks are shown."""
+"""How many failed or stuck tasks are shown."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status: 0, 1 when tasks failed or time ran out, 2 for bad input, 130 when
-    interrupted.
+    """Run the command line; its exit status: 0, 1 when tasks failed, time ran out or a ledger is damaged, 2 for bad
+    input, 128 + the number of the signal that ended it, 141 when nobody reads its output any more.
+
+    When tasks are stuck in their threads at the end of `run`, it does not return: it ends the process (os._exit).
     """
-    arguments = _parser().parse_args(argv)
     try:
-        status: int = arguments.command(arguments)
-    except TimeoutError as error:
-        print(f"taskqueue: {error}; the same command goes on with them", file=sys.stderr)
-        return SOME_FAILED
-    except (TaskQueueError, ValueError, OSError) as error:
-        print(f"taskqueue: {error}", file=sys.stderr)
-        return USAGE
+        try:
+            return _command(argv)
+        finally:
+            if sys.stdout is not None:  # now, and not when Python exits: it would show a traceback
+                sys.stdout.flush()
+    except BrokenPipeError:
+        return drop_output()
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    arguments = make_parser().parse_args(argv)
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except BrokenPipeError:
+        raise
+    except EXPECTED as error:
+        return explain(error)
     except KeyboardInterrupt:
-        print(
-            "taskqueue: interrupted; what was submitted is in the ledger, and the same command goes on with it",
-            file=sys.stderr,
-        )
+        say("interrupted")
         return INTERRUPTED
-    return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="taskqueue", description="A durable, bounded task queue over SQLite.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="make the image variants that a task file names")
-    run.set_defaults(command=_run)
-    run.add_argument("tasks", help='a JSON list of {"image_key": "cat.jpg", "variant": "200x200"}')
-    run.add_argument("--store", default=".", metavar="DIR", help="folder of the source images (default: here)")
-    run.add_argument("--outputs", metavar="DIR", help="folder for the results (default: outputs, in the store)")
-    run.add_argument("--ledger", default="tasks.db", metavar="FILE", help="the ledger (default: tasks.db)")
-    run.add_argument("--workers", type=int, metavar="N", help="worker threads (default: 8)")
-    run.add_argument("--queue-size", type=int, metavar="N", help="places for waiting tasks (default: 200)")
-    run.add_argument("--durability", choices=DURABILITIES, help="what accepted tasks survive (default: power)")
-    run.add_argument(
-        "--timeout", type=float, metavar="S", help="stop after S seconds; what was submitted until then stays queued"
-    )
-    run.add_argument("--metrics", metavar="FILE", help="write the final metrics there, as JSON")
-    run.add_argument("--replay", action="store_true", help="try the file's tasks that failed before again")
-    run.add_argument("--log", action="store_true", help="log one JSON object a line to the error output")
-    status = commands.add_parser("status", help="show a ledger, also while its owner is running")
-    status.set_defaults(command=_status)
-    status.add_argument("ledger")
-    letters = commands.add_parser("dead-letters", help="list the tasks that failed for good, one JSON object a line")
-    letters.set_defaults(command=_dead_letters)
-    letters.add_argument("ledger")
-    return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     tasks = read_tasks(arguments.tasks)
     settings = _settings(arguments)
-    if not Path(arguments.store).is_dir():
-        raise ValueError(f"there is no folder {arguments.store!r} to take the images from: name it with --store")
-    if find_pillow() is None:
-        print("taskqueue: Pillow is not installed: objects are compressed, no thumbnails are made", file=sys.stderr)
+    processor = _processor(arguments)
     if arguments.log:
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter())
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    run = Run(tasks, close_timeout=arguments.close_timeout, replay=arguments.replay)
+    with Signals(HANDLED_SIGNALS) as signals:
+        error = run.execute(
+            processor,
+            signals,
+            ledger=arguments.ledger,
+            settings=settings,
+            timeout=arguments.timeout,
+            on_signal=lambda: _say_closing(signals, arguments.close_timeout),
+        )
+        try:
+            status = _end(run, error, signals, arguments)
+        finally:
+            if run.stuck:
+                leave(signals.status or WRONG)
+    return status
+
+
+def _processor(arguments: argparse.Namespace) -> Processor:
+    if not Path(arguments.store).is_dir():
+        raise ValueError(f"there is no folder {arguments.store!r} to take the images from: name it with --store")
+    if find_pillow() is None:
+        say("Pillow is not installed: objects are compressed, no thumbnails are made")
     outputs = ObjectStore(arguments.outputs or Path(arguments.store) / "outputs")
-    processor = Processor(ObjectStore(arguments.store), outputs=outputs)
-    with TaskQueue(processor, ledger=arguments.ledger, settings=settings) as queue:
-        if arguments.replay:
-            _replay(queue, tasks)
-        snapshot = WorkerPool(queue, metrics_path=arguments.metrics).run(tasks, timeout=arguments.timeout)
-        failed = [record for task in tasks if (record := queue.get(task.key)) and record.status is Status.FAILED]
-    print(_summary(snapshot))
-    _print_failed(list({record.id: record for record in failed}.values()), arguments.ledger)
-    return SOME_FAILED if failed else OK
-
-
-def _print_failed(records: Sequence[TaskRecord], ledger: str) -> None:
-    for record in records[:SHOWN]:
-        print(f"failed: {record.idempotency_key}: {record.error}", file=sys.stderr)
-    if len(records) > SHOWN:
-        print(f"... {len(records) - SHOWN:,} more: taskqueue dead-letters {ledger}", file=sys.stderr)
-    if records:
-        print("once the cause is mended, the same command with --replay tries them again", file=sys.stderr)
-
-
-def _replay(queue: TaskQueue, tasks: Sequence[Task]) -> None:
-    for key in {task.key for task in tasks}:
-        record = queue.get(key)
-        if record is not None and record.status is Status.FAILED:
-            queue.replay(key)
+    return Processor(ObjectStore(arguments.store), outputs=outputs)
 
 
 def _settings(arguments: argparse.Namespace) -> QueueSettings:
@@ -128,6 +110,46 @@ def _settings(arguments: argparse.Namespace) -> QueueSettings:
     return replace(QueueSettings.from_env(), **{name: value for name, value in given.items() if value is not None})
 
 
+def _say_closing(signals: Signals, timeout: float) -> None:
+    name = "" if signals.first is None else signals.first.name
+    say(
+        f"{name}: closing: nothing more is submitted, running tasks have {timeout:g} s to finish, the others stay "
+        "queued; another signal leaves at once"
+    )
+
+
+def _end(run: Run, error: Exception | None, signals: Signals, arguments: argparse.Namespace) -> int:
+    """Tell how the run ended; its exit status."""
+    status = OK if error is None else explain(error)
+    if run.report is not None and (signals.first or error or run.stuck):
+        _say_left(run.report, arguments.ledger)
+    if run.metrics is not None:
+        print(_summary(run.metrics))
+        if arguments.metrics:
+            Path(arguments.metrics).write_text(run.metrics.to_json() + "\n", encoding="utf-8")
+    _say_failed(run.failed, arguments.ledger)
+    if signals.status is not None:
+        return signals.status
+    return WRONG if run.failed else status
+
+
+def _say_left(report: CloseReport, ledger: str) -> None:
+    waiting = plural(report.waiting, "task") + (" waits" if report.waiting == 1 else " wait")
+    rest = "; the same command goes on" if report.waiting else ""
+    say(f"closed in {report.elapsed_s:.1f} s: {waiting} in {ledger}, {len(report.stuck):,} stuck{rest}")
+    for key in report.stuck[:SHOWN]:
+        say(f"stuck: {key}: its thread cannot be ended, and is left behind")
+
+
+def _say_failed(records: Sequence[TaskRecord], ledger: str) -> None:
+    for record in records[:SHOWN]:
+        print(f"failed: {record.idempotency_key}: {record.error}", file=sys.stderr)
+    if len(records) > SHOWN:
+        print(f"... {len(records) - SHOWN:,} more: taskqueue dead-letters {ledger}", file=sys.stderr)
+    if records:
+        print("once the cause is mended, the same command with --replay tries them again", file=sys.stderr)
+
+
 def _summary(metrics: MetricsSnapshot) -> str:
     rate = metrics.succeeded / metrics.elapsed_s if metrics.elapsed_s else 0.0
     return (
@@ -138,23 +160,7 @@ def _summary(metrics: MetricsSnapshot) -> str:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    path = Path(arguments.ledger)
-    with LedgerView.inspect(path) as view:
-        counts, oldest, letters = view.counts(), view.oldest_queued(), view.dead_letters()
-        retrying = len(view.retry_waiting())
-    owner = f"owner pid {read_owner(path)} (running)" if owner_alive(path) else "no owner"
-    size, wal = file_sizes(path)
-    print(f"{path}   {owner}   SQLite {SQLITE_VERSION}   {_bytes(size)} + WAL {_bytes(wal)}")
-    waits = (
-        f"oldest {max(time.time() - oldest, 0):.1f} s; {retrying:,} waiting for a retry" if oldest else "none waiting"
-    )
-    open_letters = [letter for letter in letters if letter.replayed_at is None]
-    poison = sum(letter.reason == "poison" for letter in open_letters)
-    print(
-        f"queued {counts[Status.QUEUED]:,} ({waits})   running {counts[Status.RUNNING]:,}   "
-        f"success {counts[Status.SUCCESS]:,}   failed {counts[Status.FAILED]:,} "
-        f"({len(open_letters):,} dead letters, {poison:,} poison)"
-    )
+    print(*status_lines(Path(arguments.ledger)), sep="\n")
     return OK
 
 
@@ -165,5 +171,11 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+def _check(arguments: argparse.Namespace) -> int:
+    path = Path(arguments.ledger)
+    found = check(path, quick=arguments.quick)
+    print(*check_lines(path, found, quick=arguments.quick), sep="\n")
+    return OK if found.sound else WRONG
+
+
+_COMMANDS = {"run": _run, "status": _status, "dead-letters": _dead_letters, "check": _check}

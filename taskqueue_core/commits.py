@@ -1,162 +1,366 @@
 """Group commit: the changes that wait while one transaction commits go together into the next one.
 
-Whoever asks first leads: it writes for everybody who is waiting, and returns. Nobody waits for company, so a lone
-caller pays for no thread switch; under load the batches form by themselves, because more callers arrive while the
-disk is busy. The idea is that of database servers' commit logs (and of "leader/follower" thread pools).
+A caller that must not go on before its change is on the disk waits (`write`); a worker leaves its change in a stream
+and goes on (`Stream.post`). Whoever waits first leads: it writes for everybody, and returns. Nobody waits for company,
+so a lone caller pays for no thread switch; under load the batches form by themselves, because more changes arrive
+while the disk is busy. What was posted and has no waiting caller to lead it is written by the commit thread. The idea
+is that of database servers' commit logs (and of "leader/follower" thread pools). The transactions are in writer.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from taskqueue_core.database import Connection, translated
 from taskqueue_core.errors import LedgerError
-from taskqueue_core.publish import sync_folder
+from taskqueue_core.logs import logger
+from taskqueue_core.writer import UNKNOWN, Apply, Done, Request, Transaction, Writer, grouped
 
-T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
+
+PAUSE = 1.0
+"""Seconds between tries while the ledger cannot be written."""
+LOOK = 0.0005
+"""Seconds between looks of the commit thread while there is work: to wake it for each change would cost more than
+the change."""
+TIDY = 1.0
+"""Seconds after a change, at least, after which the commit thread tidies up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """An open transaction; `folders` are brought to the disk before it commits."""
+class Stream:
+    """Changes of one kind for which nobody waits: `done(items, results)` is called after their COMMIT.
 
-    database: Connection
-    folders: set[Path] = field(default_factory=set)
+    A change that failed has its error as its result. Durable changes that fail with a LedgerError are kept, and
+    tried again every PAUSE seconds until `close`.
+    """
 
-
-class Request(Generic[T]):
-    """One caller's change. Its gate opens when it is finished, or when its caller is to lead."""
-
-    __slots__ = ("apply", "chosen", "durable", "error", "finished", "gate", "result")
-
-    def __init__(self, apply: Callable[[Transaction], T], durable: bool) -> None:
+    def __init__(self, commits: GroupCommit, apply: Apply, *, durable: bool) -> None:
+        self._commits = commits
         self.apply = apply
         self.durable = durable
-        self.gate = threading.Lock()
-        self.gate.acquire()
-        self.finished = False
-        self.chosen = False
-        self.result: T | None = None
-        self.error: BaseException | None = None
+        self.done: Done = lambda items, results: None  # noqa: ARG005
+        self.items: list[Any] = []  # guarded by the door of the group commit
+
+    def post(self, items: Sequence[Any]) -> None:
+        """Leave changes to be written with the next transaction. Whoever posts calls `nudge` or `help` next.
+
+        Once the group commit is closed, `done` is told so at once.
+        """
+        with self._commits.door:
+            if not self._commits.closed:
+                self.items += items
+                return
+        self.done(list(items), [LedgerError("the ledger is closed")] * len(items))
+
+    def take(self) -> list[Request]:
+        """What was posted so far, as one request; called with the door's lock held."""
+        if not self.items:
+            return []
+        items, self.items = self.items, []
+        return [Request(self.apply, items, self.durable, self.done, posted=True)]
 
 
 class GroupCommit:
-    """Writes through one connection, one transaction at a time; a request is answered after its COMMIT.
+    """Many threads' changes, one transaction at a time; a request is answered after its COMMIT."""
 
-    `durable` is SQLite's synchronous level for transactions that must reach the disk; those that need not (claims
-    alone) are written with NORMAL. `lock` is held while the connection is in use.
-    """
-
-    def __init__(self, database: Connection, path: Path | None, lock: threading.Lock, *, durable: int) -> None:
-        self._database = database
-        self._path = path
-        self._lock = lock
-        self._durable = durable
-        self._level: int | None = None
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
         self._pid = os.getpid()
-        self._door = threading.Lock()  # guards the two fields below
-        self._pending: list[Request[Any]] = []
+        self.door = threading.Lock()  # guards the fields below, and what was posted to the streams
+        self._waiting: list[Request] = []
+        self._kept: list[Request] = []  # posted, failed, to be tried again after PAUSE
+        self._due: list[Request] = []  # those whose PAUSE is over
         self._led = False
+        self._woken = False
+        self.closed = False
+        self._thread: threading.Thread | None = None  # the commit thread
+        self._streams: list[Stream] = []
+        self._wake = threading.Lock()  # released to wake the commit thread
+        self._wake.acquire()
+        self._untold: deque[list[Request]] = deque()  # written, and those who asked are still to be told
+        self._resume_at: float | None = None
+        self._tidy_at = math.inf
+        writer.failed = self._pause
 
-    def write(self, apply: Callable[[Transaction], T], *, durable: bool = True) -> T:
-        """Apply a change in a transaction and return what it returned, after the COMMIT.
+    @property
+    def troubled(self) -> bool:
+        """A transaction failed a moment ago, or the file is damaged: a bad time to begin new work."""
+        return self._resume_at is not None or self._writer.damage is not None
 
-        Raises what `apply` raised, with nothing written, or LedgerError. An error of a neighbour's change does
-        not touch this one. KeyboardInterrupt during the wait says that the outcome is unknown.
+    def stream(self, apply: Apply, *, durable: bool) -> Stream:
+        """A new kind of changes to post."""
+        stream = Stream(self, apply, durable=durable)
+        self._streams.append(stream)
+        return stream
+
+    def write(
+        self,
+        apply: Callable[[Transaction, list[I]], list[R]],
+        items: list[I],
+        *,
+        durable: bool = True,
+        done: Callable[[list[I], list[R]], None] | None = None,
+    ) -> list[R]:
+        """Apply changes in a transaction and return what `apply` returned, after the COMMIT.
+
+        `done` is called with items and results before that, once for all callers of the same transaction. Raises
+        what `apply` raised, with nothing written, or LedgerError. An error of a neighbour's change does not touch
+        this one. KeyboardInterrupt during the wait says that the outcome is unknown.
         """
         if os.getpid() != self._pid:
             raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
-        request = Request(apply, durable)
-        with self._door:
-            self._pending.append(request)
+        request = Request(apply, items, durable, done, posted=False)
+        with self.door:
+            self._waiting.append(request)
             leads, self._led = not self._led, True
+            request.leads = leads
+            if not leads:
+                request.gate = threading.Lock()
+                request.gate.acquire()
         if leads:
-            self._lead()
+            self._lead(request)
         else:
             self._wait(request)
         if request.error is not None:
-            raise request.error
-        return request.result  # type: ignore[return-value]
+            raise LedgerError(*UNKNOWN.args) if request.error is UNKNOWN else request.error
+        return request.results
 
-    def _wait(self, request: Request[T]) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether anything is still to be written or told."""
+        return self._led or self._pending() or bool(self._untold)
+
+    def nudge(self) -> None:
+        """See that what was posted is written: by the commit thread, if nobody else does."""
+        if not self._led and self._pending():
+            with self.door:
+                self._wake_thread()
+
+    def help(self) -> bool:
+        """Write what was posted, if nobody else does; for a worker that has nothing better to do."""
+        if self._led or not self._pending():
+            return False
+        with self.door:
+            if self._led or not self._pending():
+                return False
+            self._led = True
+        self._lead(None)
+        return True
+
+    def run(self, tidy: Callable[[], None], resumed: Callable[[], None]) -> None:
+        """The commit thread: write what was posted and nobody else writes, until `close`.
+
+        `tidy` is called some time after changes, `resumed` some time after a transaction failed: it may be worth
+        another try.
+        """
+        self._thread = threading.current_thread()
+        while not self.closed:
+            woken = self._wake.acquire(timeout=self._until_next_look())
+            resumes = self._resumes()
+            if woken:
+                self._work()
+            if resumes:
+                self.help()
+                _safely(resumed)
+            elif time.monotonic() >= self._tidy_at:
+                self._tidy_at = math.inf
+                _safely(tidy)
+
+    def _work(self) -> None:
+        """Write and tell until there is nothing for a while; meanwhile nobody has to wake this thread again."""
+        idle = 0
+        while idle < 2:
+            self._tell()
+            idle = 0 if self.help() else idle + 1
+            if idle:
+                self._wake.acquire(timeout=LOOK)
+        with self.door:
+            self._woken = False
+        self._tell()
+        self.help()
+
+    def close(self) -> None:
+        """Write what is posted, tell those who posted it, and end the commit thread soon."""
+        with self.door:
+            self.closed = True
+            self._due += self._kept
+            self._kept = []
+            self._wake_thread()
+        with contextlib.suppress(LedgerError):  # whoever posted is told of it
+            self.write(lambda _, items: items, [], durable=False)  # takes along all that was posted before
+        self._tell()
+
+    def _pending(self) -> bool:
+        return bool(self._waiting or self._due) or any(stream.items for stream in self._streams)
+
+    def _until_next_look(self) -> float:
+        """Seconds; -1, which means no limit, when there is nothing to look at."""
+        at = self._tidy_at if self._resume_at is None else self._resume_at
+        return -1 if at == math.inf else max(at - time.monotonic(), 0.0)
+
+    def _resumes(self) -> bool:
+        """Whether it is time to try again after a failure; what was kept is due then."""
+        with self.door:
+            if self._resume_at is None or time.monotonic() < self._resume_at:
+                return False
+            self._resume_at = None
+            self._due += self._kept
+            self._kept = []
+            return True
+
+    def _wait(self, request: Request) -> None:
+        assert request.gate is not None
+        patience = LOOK if threading.current_thread() is self._thread else -1  # it may be the one to tell itself
         try:
-            request.gate.acquire()
+            while not request.gate.acquire(timeout=patience):
+                self._tell()
         except BaseException:
-            self._withdraw(request)
+            self._withdraw(request, request.gate)
             raise
         if not request.finished:
-            self._lead()
+            self._lead(request)
 
-    def _withdraw(self, request: Request[T]) -> None:
-        """The caller was interrupted: if its request is not being written yet it never is; if chosen, it leads."""
-        with self._door:
-            if request in self._pending:
-                self._pending.remove(request)
-            leads = request.chosen and not request.finished
-        if leads:
-            self._lead()
+    def _withdraw(self, request: Request, gate: threading.Lock) -> None:
+        """The caller was interrupted. If its request is not being written yet it never is; else the outcome is
+        waited for, so that everything has its place when the interrupt goes on. A second one does not wait.
+        """
+        with self.door:
+            waits = request in self._waiting
+            if waits:
+                self._waiting.remove(request)
+        if not waits:
+            gate.acquire()
+        elif request.leads:
+            self._lead(None)
 
-    def _lead(self) -> None:
-        """Write everything that waits, then let the first of the latecomers lead."""
-        with self._door:
-            batch, self._pending = self._pending, []
+    def _lead(self, own: Request | None) -> None:
+        """Write everything that waits, let the first of the latecomers lead, and tell those who asked.
+
+        An interrupt, or a full stack, may strike anywhere here: what was taken is told, and somebody leads.
+        """
+        batch: list[Request] = []
+        finished = False
         try:
-            self._execute(batch)
+            with self.door:
+                batch, self._waiting = self._waiting, []
+                for stream in self._streams:
+                    batch += stream.take()
+                batch += self._due
+                self._due = []
+            batch = self._writer.execute(batch)
+            finished = True
         finally:
-            with self._door:
-                for request in batch:
-                    request.finished = True
-                successor = self._pending[0] if self._pending else None
-                self._led = successor is not None
-                if successor is not None:
-                    successor.chosen = True
-            for request in batch:
-                request.gate.release()
-            if successor is not None:
-                successor.gate.release()
-
-    def _execute(self, batch: list[Request[Any]]) -> None:
-        """One transaction for all; if that fails, one for each, so that only the bad ones get an error."""
-        if not batch:
-            return
-        for request in batch:
-            request.error = LedgerError("the transaction was interrupted; its outcome is unknown")
-        try:
-            results = self._transact(batch)
-        except Exception as error:  # noqa: BLE001 - it belongs to the caller of the request
-            if len(batch) == 1:
-                batch[0].error = error
-                return
-            for request in batch:
-                self._execute([request])
-        else:
-            for request, result in zip(batch, results, strict=True):
-                request.result, request.error = result, None
-
-    def _transact(self, batch: list[Request[Any]]) -> list[object]:
-        with translated(self._path), self._lock:
-            self._set_level(any(request.durable for request in batch))
-            self._database.execute("BEGIN IMMEDIATE")
+            self._untold.append(batch)
             try:
-                transaction = Transaction(self._database)
-                results = [request.apply(transaction) for request in batch]
-                for folder in transaction.folders:
-                    sync_folder(folder)
-                self._database.execute("COMMIT")
+                self._hand_over(tells=finished)
             except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+                self._led = False  # the commit thread leads
+                if not self._woken:
+                    self._woken = True
+                    self._wake.release()
                 raise
-            return results
+        try:
+            if own is not None and own.error is None and own.done is not None:
+                own.done(own.items, own.results)
+        finally:
+            self._tell_or_delegate()
 
-    def _set_level(self, durable: bool) -> None:
-        """synchronous=NORMAL where no caller needs the disk: a later durable commit brings it there as well."""
-        level = self._durable if durable else 1
-        if level != self._level:
-            self._database.execute(f"PRAGMA synchronous = {level}")
-            self._level = level
+    def _hand_over(self, *, tells: bool) -> None:
+        """The first of those who came in the meantime leads from now on, or else the commit thread; which also tells
+        those who asked when this thread does not.
+        """
+        with self.door:
+            if self._tidy_at == math.inf:
+                self._tidy_at = time.monotonic() + TIDY
+                self._wake_thread()  # it sleeps until it knows when
+            successor = self._waiting[0] if self._waiting else None
+            self._led = successor is not None
+            if successor is not None:
+                successor.leads = True
+            if not tells or (successor is None and self._pending()):
+                self._wake_thread()
+        if successor is not None and successor.gate is not None:
+            successor.gate.release()
+
+    def _tell_or_delegate(self) -> None:
+        """The main thread may be interrupted anywhere: others' results do not pass through its hands."""
+        if self._untold and threading.current_thread() is threading.main_thread() and not self.closed:
+            with self.door:
+                self._wake_thread()
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell everybody whose changes were written, or failed; the leaders know."""
+        while self._untold:
+            try:
+                batch = self._untold.popleft()
+            except IndexError:
+                return
+            others = [request for request in batch if not request.leads]
+            for done, requests in grouped(others, lambda request: request.done).items():
+                if done is not None:
+                    self._answer(done, requests)
+                for request in requests:
+                    if request.gate is not None:
+                        request.finished = True
+                        request.gate.release()
+
+    def _answer(self, done: Done, requests: Sequence[Request]) -> None:
+        items: list[Any] = []
+        results: list[Any] = []
+        for request in requests:
+            if request.error is None:
+                items += request.items
+                results += request.results
+            elif request.posted and not self._keep(request):
+                items += request.items
+                results += [request.error] * len(request.items)
+        try:
+            if items:
+                done(items, results)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the thread that writes for everybody
+            logger.exception("the ledger's writer met an error of the queue")
+            for request in requests:
+                request.error = request.error or error
+
+    def _keep(self, request: Request) -> bool:
+        """Whether a posted request is to be tried again later."""
+        if not (request.durable and isinstance(request.error, LedgerError)):
+            return False
+        with self.door:
+            if self.closed or request.error.damaged:
+                return False
+            request.again = True
+            self._kept.append(request)
+            self._resume_at = self._resume_at or time.monotonic() + PAUSE
+        return True
+
+    def _wake_thread(self) -> None:
+        """Called with the door's lock held."""
+        if not self._woken:
+            self._woken = True
+            self._wake.release()
+
+    def _pause(self, error: LedgerError) -> None:
+        """A transaction failed: the commit thread looks again after PAUSE."""
+        if self._resume_at is None:
+            logger.error(
+                "the ledger cannot be written, finished work is kept and tried again in %s s: %s", PAUSE, error
+            )
+        self._resume_at = time.monotonic() + PAUSE
+
+
+def _safely(call: Callable[..., None], *args: Any) -> None:
+    """A bug in what is called must not end the thread that writes for everybody."""
+    try:
+        call(*args)
+    except Exception:  # noqa: BLE001
+        logger.exception("the ledger's writer met an error of the queue")

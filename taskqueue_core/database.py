@@ -17,15 +17,21 @@ from taskqueue_core.errors import LedgerError
 from taskqueue_core.task import Status, TaskRecord
 
 Connection = sqlite3.Connection
+IntegrityError = sqlite3.IntegrityError
 
 SQLITE_VERSION = sqlite3.sqlite_version
 
 MEMORY = ":memory:"
-SCHEMA_VERSION = 1
+BUSY_MS = 5000
+"""Milliseconds for which a connection waits for another one's lock."""
+REMEDY = (
+    "nothing more is written to it. Keep the file and what stands beside it, restore a backup, or save what can be "
+    'read with the sqlite3 shell: sqlite3 tasks.db ".recover" | sqlite3 saved.db'
+)
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 
 _APPLICATION_ID = 0x7461736B  # "task": marks the file as ours
-_SCHEMA = """
+_VERSION_1 = """
 CREATE TABLE tasks (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice, so that (id, version) fences for ever
     idempotency_key TEXT NOT NULL UNIQUE,               -- over all states: a duplicate never runs beside the first
@@ -65,6 +71,16 @@ CREATE TABLE dead_letters (
 );
 CREATE INDEX dead_letters_task ON dead_letters (task_id);
 """
+_VERSION_2 = """
+ALTER TABLE tasks ADD COLUMN finished_at REAL;
+UPDATE tasks SET finished_at = run_at WHERE status IN ('success', 'failed');
+CREATE INDEX tasks_tried ON tasks (id) WHERE status = 'queued' AND attempt > 0;
+CREATE INDEX tasks_success ON tasks (finished_at) WHERE status = 'success';
+CREATE TABLE counters (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
+INSERT INTO counters VALUES ('purged', 0);
+"""
+_STEPS = (_VERSION_1, _VERSION_2)
+SCHEMA_VERSION = len(_STEPS)
 
 _DUE = """
 SELECT * FROM tasks WHERE status = 'queued' AND run_at <= ? AND (run_at, id) > (?, ?) ORDER BY run_at, id LIMIT ?"""
@@ -111,6 +127,8 @@ class LedgerView:
             database = connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
             try:
                 check_file(database, file, may_be_new=False)
+                if database.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
+                    raise LedgerError(f"ledger {os.fspath(path)!r} is of an older version: open it as a queue once")
                 yield LedgerView(database, threading.Lock())
             finally:
                 database.close()
@@ -134,10 +152,15 @@ class LedgerView:
 
     def counts(self) -> dict[Status, int]:
         """How many tasks are in each state."""
-        found = {
-            row["status"]: row["n"] for row in self._read("SELECT status, count(*) AS n FROM tasks GROUP BY status")
-        }
-        return {status: found.get(status, 0) for status in Status}
+        counted = [
+            f"SELECT '{status}' AS status, count(*) AS n FROM tasks WHERE status = '{status}'" for status in Status
+        ]
+        return {Status(row["status"]): row["n"] for row in self._read(" UNION ALL ".join(counted))}
+
+    def purged(self) -> int:
+        """How many finished tasks retention has removed since the ledger was made."""
+        n: int = self._read("SELECT n FROM counters WHERE name = 'purged'")[0]["n"]
+        return n
 
     def due(self, now: float, after: tuple[float, int], limit: int) -> list[TaskRecord]:
         """Up to `limit` queued tasks with run_at <= now, in the order of (run_at, id), beginning behind `after`."""
@@ -151,7 +174,13 @@ class LedgerView:
 
     def retry_waiting(self) -> list[int]:
         """The ids of the tasks that wait for a retry, due or not."""
-        return [row["id"] for row in self._read("SELECT id FROM tasks WHERE status = 'queued' AND retries > 0")]
+        sql = "SELECT id FROM tasks WHERE status = 'queued' AND attempt > 0 AND retries > 0"
+        return [row["id"] for row in self._read(sql)]
+
+    def unfinished_attempts(self) -> list[TaskRecord]:
+        """The tasks that were attempted and are not finished: attempts may have left something behind."""
+        sql = "SELECT * FROM tasks WHERE status = 'queued' AND attempt > 0"
+        return self.records(Status.RUNNING) + [to_record(row) for row in self._read(sql)]
 
     def oldest_queued(self) -> float | None:
         """When the oldest queued task was created, in seconds since the epoch; None when none is queued."""
@@ -185,7 +214,7 @@ def file_sizes(path: Path) -> tuple[int, int]:
 def connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
     """Open a connection without implicit transactions, its rows readable by name."""
     # Every use is under a lock of the ledger, so the connection may meet several threads.
-    database = sqlite3.connect(target, isolation_level=None, check_same_thread=False, timeout=5.0, uri=uri)
+    database = sqlite3.connect(target, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000, uri=uri)
     database.row_factory = sqlite3.Row
     return database
 
@@ -234,14 +263,22 @@ def migrate(database: sqlite3.Connection) -> None:
         return
     database.execute("BEGIN IMMEDIATE")
     try:
-        for statement in _SCHEMA.split(";\n"):
-            database.execute(statement)
+        for step in _STEPS[version:]:
+            for statement in step.split(";\n"):
+                database.execute(statement)
         database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:
+            database.execute("ROLLBACK")
         raise
+
+
+def last_id(database: sqlite3.Connection) -> int:
+    """The highest id that any task has ever had."""
+    (last,) = database.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'tasks'").fetchone()
+    return int(last)
 
 
 @contextmanager
@@ -253,8 +290,10 @@ def translated(path: Path | None) -> Iterator[None]:
         code = getattr(error, "sqlite_errorname", None) or type(error).__name__
         where = f"ledger {str(path)!r}" if path is not None else "the ledger"
         if code == "SQLITE_NOTADB":
-            raise LedgerError(f"{str(path)!r} is no SQLite file; it was left as it is") from error
-        raise LedgerError(f"{where}: {error} ({code})") from error
+            raise LedgerError(f"{str(path)!r} is no SQLite file; it was left as it is", code=code) from error
+        if code.startswith("SQLITE_CORRUPT"):
+            raise LedgerError(f"{where} is damaged: {error} ({code}); {REMEDY}", code=code) from error
+        raise LedgerError(f"{where}: {error} ({code})", code=code) from error
 
 
 def to_record(row: sqlite3.Row) -> TaskRecord:
@@ -270,3 +309,75 @@ def _dead_letter(row: sqlite3.Row) -> DeadLetter:
     fields = dict(row)
     fields["params"] = json.loads(fields["params"])
     return DeadLetter(**fields)
+
+
+# For those who look from outside: all of them read only.
+
+
+def open_letters(view: LedgerView) -> dict[str, int]:
+    """How many dead letters nobody has replayed, by reason."""
+    rows = view._read("SELECT reason, count(*) AS n FROM dead_letters WHERE replayed_at IS NULL GROUP BY reason")
+    return {row["reason"]: row["n"] for row in rows}
+
+
+def schema_version(view: LedgerView) -> int:
+    """The version of the file, see SCHEMA_VERSION."""
+    version: int = view._read("PRAGMA user_version")[0][0]
+    return version
+
+
+def journal_mode(view: LedgerView) -> str:
+    """`wal`, or `delete` for an exported copy."""
+    mode: str = view._read("PRAGMA journal_mode")[0][0]
+    return mode
+
+
+def find_damage(view: LedgerView, *, quick: bool = False, limit: int = 10) -> list[str]:
+    """What SQLite finds wrong with its own file, up to `limit` lines; `quick` does not compare indexes and tables."""
+    pragma = "quick_check" if quick else "integrity_check"
+    rows = view._read(f"PRAGMA {pragma}({limit})")
+    lines = [line for row in rows for line in str(row[0]).splitlines()]
+    return [] if lines == ["ok"] else lines[:limit]
+
+
+@contextmanager
+def one_moment(view: LedgerView) -> Iterator[None]:
+    """Everything read inside is from the same commit, whatever the owner writes meanwhile."""
+    view._read("BEGIN")
+    try:
+        yield
+    finally:
+        view._read("ROLLBACK")
+
+
+_CONTRADICTIONS = {
+    "idempotency key with more than one row": """
+        SELECT count(*) FROM (SELECT 1 FROM tasks GROUP BY idempotency_key HAVING count(*) > 1)""",
+    "task in state success without a value": """
+        SELECT count(*) FROM tasks WHERE status = 'success' AND value IS NULL""",
+    "output without its size or SHA-256": """
+        SELECT count(*) FROM tasks WHERE output_key IS NOT NULL AND (size IS NULL OR sha256 IS NULL)""",
+    "task in state failed without a dead letter": """
+        SELECT count(*) FROM tasks WHERE status = 'failed' AND NOT EXISTS (
+            SELECT 1 FROM dead_letters WHERE task_id = tasks.id AND replayed_at IS NULL)""",
+}
+"""What cannot be: how many there are of it."""
+
+
+def contradictions(view: LedgerView) -> list[str]:
+    """What no sequence of transitions can have written, such as `2 x task in state failed without a dead letter`."""
+    counts = {what: view._read(sql)[0][0] for what, sql in _CONTRADICTIONS.items()}
+    return [f"{count:,} x {what}" for what, count in counts.items() if count]
+
+
+# SQLITE_ERROR is a table or column that is missing.
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_ERROR})
+
+
+def is_damage(error: LedgerError, *, known_ledger: bool) -> bool:
+    """Whether an error says that the file is damaged, rather than absent, newer, locked or another program's.
+
+    What is no SQLite file at all is a damaged ledger only if it was one once.
+    """
+    code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
+    return code in _DAMAGE and (code != sqlite3.SQLITE_NOTADB or known_ledger)

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 
 from taskqueue_core.errors import TaskFailedError
 from taskqueue_core.logs import logger
-from taskqueue_core.task import JSON, Status, TaskRecord
+from taskqueue_core.task import JSON, TaskRecord
 
 
-def deliver(futures: Sequence[Future[JSON]], record: TaskRecord, cause: BaseException | None) -> None:
-    """Fulfil the futures of a finished task. Every caller gets a value of its own."""
-    interrupt = None
-    for index, future in enumerate(futures):
-        try:
-            if record.status is Status.SUCCESS:
-                fulfil(future, value=copy.deepcopy(record.value) if index else record.value)
-            else:
-                fulfil(future, error=_failure(record, cause))
-        except KeyboardInterrupt as error:
-            interrupt = error  # of the main thread: raised once everybody has his result
-    if interrupt is not None:
-        raise interrupt
+def deliver(
+    futures: Sequence[Future[JSON]], value: str, failed: TaskRecord | None, cause: BaseException | None
+) -> None:
+    """Fulfil the futures of a finished task: with its value (JSON text), or with the error of the failed record.
+
+    Every caller gets a value of its own. Callbacks of the callers run elsewhere, see futures.py.
+    """
+    for future in futures:
+        if failed is None:
+            fulfil(future, value=None if value == "null" else json.loads(value))
+        else:
+            fulfil(future, error=_failure(failed, cause))
 
 
 def _failure(record: TaskRecord, cause: BaseException | None) -> TaskFailedError:
@@ -36,13 +35,11 @@ def _failure(record: TaskRecord, cause: BaseException | None) -> TaskFailedError
 def fulfil(future: Future[JSON], *, value: JSON = None, error: BaseException | None = None) -> None:
     """Give one future its value or error; whatever its caller has done to it, nobody else suffers."""
     try:
-        if not future.set_running_or_notify_cancel():
-            return  # its caller has cancelled it
         if error is not None:
             future.set_exception(error)
         else:
             future.set_result(value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001 - one future's callback must not keep the others from their results
-        logger.exception("a callback of a future failed")
+    except InvalidStateError:
+        pass  # its caller has cancelled it
+    except Exception:  # noqa: BLE001 - one future's trouble must not keep the others from their results
+        logger.exception("a future could not be fulfilled")

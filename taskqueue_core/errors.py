@@ -68,7 +68,19 @@ class KeyConflictError(TaskQueueError):
 
 
 class LedgerError(TaskQueueError):
-    """The ledger could not be read or written. `__cause__` is the SQLite error where there is one."""
+    """The ledger could not be read or written. `__cause__` is the SQLite error where there is one.
+
+    `code` is SQLite's name for it ("SQLITE_FULL"), or None. `damaged`: the file itself is broken, and trying
+    again is no use.
+    """
+
+    def __init__(self, *args: object, code: str | None = None) -> None:
+        super().__init__(*args)
+        self.code = code
+
+    @property
+    def damaged(self) -> bool:
+        return self.code is not None and self.code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 class LedgerInUseError(LedgerError):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
-from taskqueue_core.inflight import Entry, InFlight
+from taskqueue_core.commits import PAUSE
+from taskqueue_core.entries import Entry
+from taskqueue_core.inflight import InFlight
 from taskqueue_core.ledger import Ledger
 from taskqueue_core.logs import logger
 from taskqueue_core.places import Places
-from taskqueue_core.task import TaskRecord
+from taskqueue_core.task import Status, TaskRecord
 
 FIRST = (-float("inf"), 0)
-PAUSE = 1.0
-"""Seconds between tries while the ledger cannot be read or written."""
 LONGEST_SLEEP = 60.0
 """Seconds after which the feeder looks again in any case: the wall clock may have been set."""
 
@@ -30,7 +31,7 @@ class Feeder:
         places: Places,
         retrying_limit: int,
         batch: int,
-        enqueue: Callable[[Entry], None],
+        enqueue: Callable[[Sequence[Entry]], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
@@ -41,10 +42,18 @@ class Feeder:
         self._enqueue = enqueue
         self._clock = clock
         self._awake = threading.Event()
+        self._strays: deque[str] = deque()
         self._closed = False
 
     def wake(self) -> None:
         """Look again: a task may be due earlier than the feeder knows."""
+        self._awake.set()
+
+    def find(self, keys: Sequence[str]) -> None:
+        """Look for the rows of submits whose outcome is unknown: one that was claimed as it was inserted may stand,
+        running, and nobody runs it.
+        """
+        self._strays += keys
         self._awake.set()
 
     def close(self) -> None:
@@ -67,24 +76,34 @@ class Feeder:
 
     def _feed(self) -> float | None:
         """Bring in all that is due; seconds until there is more, None when nothing waits."""
-        after, now = FIRST, self._clock()
+        self._release_strays()
+        after, now, cancels = FIRST, self._clock(), self._inflight.cancels
         while not self._closed and (rows := self._ledger.due(now, after, self._batch)):
             for row in rows:
-                self._bring_in(row)
+                self._bring_in(row, cancels)
             after, now = (rows[-1].run_at, rows[-1].id), self._clock()
         self.hold_back()
+        if self._inflight.cancels != cancels:
+            return 0.0  # rows were passed by that may be due
         # Asked with the `now` of the last look: a task that has become due since then must not fall between.
         at = self._ledger.next_run_at(now)
         return None if at is None else min(max(at - self._clock(), 0.0), LONGEST_SLEEP)
 
-    def _bring_in(self, row: TaskRecord) -> None:
+    def _release_strays(self) -> None:
+        while self._strays:
+            record = self._ledger.get(self._strays[0])
+            if record is not None and record.status is Status.RUNNING and self._inflight.is_stray(record):
+                self._ledger.release(record)
+            self._strays.popleft()
+
+    def _bring_in(self, row: TaskRecord, cancels: int) -> None:
         if self._inflight.must_wait(row) or not self._places.take_first():
             return
-        entry = self._inflight.bring_in(row)
+        entry = self._inflight.bring_in(row, cancels)
         if entry is None:
             self._places.give()
         else:
-            self._enqueue(entry)
+            self._enqueue([entry])
 
     def hold_back(self) -> None:
         """Hold submits back while too many tasks wait for a retry."""

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from enum import Enum
 from functools import partial
 
+from taskqueue_core.arrows import Row, row_of
 from taskqueue_core.deadline import Deadline
 from taskqueue_core.delivery import deliver, fulfil
+from taskqueue_core.entries import PASSING, Call, Entry, Phase, conflict, draft_of
 from taskqueue_core.errors import KeyConflictError, LedgerError, QueueClosedError
-from taskqueue_core.ledger import Draft
-from taskqueue_core.task import JSON, Status, TaskRecord, to_json
-
-
-class Phase(Enum):
-    """Where a task in hand is."""
-
-    ARRIVING = "arriving"
-    """A submit is looking for a place or writing the row; other submits of the key wait for the outcome."""
-    WAITING = "waiting"
-    """A row of the ledger only (it waits for a retry, or was recovered): the feeder's to bring in."""
-    QUEUED = "queued"
-    """It holds a place in the bounded queue."""
-    RUNNING = "running"
-    """A worker has it, or had it when it timed out and has not come back."""
-
-
-class Call:
-    """One submitted task: its draft, the future to fulfil if the caller wants one, and why it was refused."""
-
-    __slots__ = ("draft", "future", "refused")
-
-    def __init__(self, draft: Draft, future: Future[JSON] | None) -> None:
-        self.draft = draft
-        self.future = future
-        self.refused: KeyConflictError | None = None
-
-
-class Entry:
-    """One task in hand. The lock of InFlight guards all fields."""
-
-    __slots__ = ("arrivals", "back", "draft", "expired", "futures", "leader", "phase", "record", "submitted_at")
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.phase = Phase.ARRIVING
-        self.record: TaskRecord | None = None
-        self.leader = threading.get_ident()
-        self.arrivals: list[Call] = []
-        self.futures: list[Future[JSON]] = []
-        self.submitted_at: float | None = None
-        self.expired: TaskRecord | None = None
-        self.back = False
-
-    @property
-    def row(self) -> TaskRecord:
-        """The task's row; there is one from the end of its arrival on."""
-        assert self.record is not None
-        return self.record
+from taskqueue_core.futures import TaskFuture
+from taskqueue_core.task import Status, TaskRecord, to_json
 
 
 class InFlight:
@@ -74,14 +26,17 @@ class InFlight:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards everything here
-        self._landed = threading.Condition(self._lock)
-        self._changed = threading.Condition(self._lock)
+        self._landed = threading.Condition(self._lock)  # an entry has landed or left
+        self._changed = threading.Condition(self._lock)  # no task is claimed any more
+        self._empty = threading.Condition(self._lock)  # no task is in hand any more
         self._entries: dict[str, Entry] = {}
         self._retrying: set[int] = set()
-        self._running: set[Entry] = set()
+        self._working: set[Entry] = set()  # claimed, or being claimed, and not settled
         self._stuck: set[Entry] = set()
         self._suspect: Entry | None = None  # of the tasks with a crash behind them, the one that is at work
-        self._changes = 0  # grows whenever a task leaves
+        self.cancels = 0
+        """How many tasks were cancelled."""
+        self._emptied = 0  # grows whenever the last task leaves
         self._drained: bool | None = None  # None while the queue is open
 
     def begin(self, calls: Sequence[Call]) -> tuple[list[Entry], list[Call], int]:
@@ -93,32 +48,37 @@ class InFlight:
         leading: list[Entry] = []
         following: list[Call] = []
         attached = 0
+        thread, now = threading.get_ident(), time.perf_counter()
         with self._lock:
             for call in calls:
                 entry = self._entries.get(call.draft.key)
                 if entry is None:
-                    leading.append(self._register(call))
-                elif entry.phase is Phase.ARRIVING and not _same_batch(entry, call):
+                    leading.append(self._register(call, thread, now))
+                elif entry.phase in PASSING and not _same_batch(entry, call):
                     following.append(call)
                 else:
                     attached += _attach(entry, call)
         return leading, following, attached
 
     def wait_landed(self, key: str, deadline: Deadline) -> bool:
-        """Wait until no other thread is landing this key; False when the deadline passed."""
+        """Wait until no other thread is landing or cancelling this key; False when the deadline passed."""
         with self._lock:
-            while (entry := self._entries.get(key)) is not None and entry.phase is Phase.ARRIVING:
+            while (entry := self._entries.get(key)) is not None and entry.phase in PASSING:
                 if deadline.passed:
                     return False
                 self._landed.wait(deadline.remaining())
             return True
 
-    def land(self, entry: Entry, record: TaskRecord, phase: Phase) -> None:
-        """The row of an arriving task stands: everybody may attach now."""
+    def land(self, landings: Sequence[tuple[Entry, Row]], phase: Phase, now: float) -> None:
+        """The rows of arriving tasks stand: everybody may attach now. `now` is the wall clock."""
         with self._lock:
-            entry.record = record
-            entry.phase = phase
-            entry.arrivals = []
+            for entry, row in landings:
+                entry.row = row
+                entry.phase = phase
+                entry.due_at = now
+                entry.arrivals = []
+            if phase is Phase.CLAIMED:
+                self._working.update(entry for entry, _ in landings)
             self._landed.notify_all()
 
     def refuse(self, entry: Entry, reason: KeyConflictError) -> None:
@@ -129,24 +89,33 @@ class InFlight:
             entry.arrivals = []
             self._forget(entry)
 
-    def abandon(self, entries: Sequence[Entry]) -> bool:
-        """Forget those of the entries that did not land, so that another submit of the key may try."""
+    def abandon(self, entries: Sequence[Entry]) -> list[str]:
+        """Forget those of the entries that did not land, so that another submit of the key may try: their keys."""
         with self._lock:
             lost = [entry for entry in entries if entry.phase is Phase.ARRIVING and entry.arrivals]
             for entry in lost:
                 self._forget(entry)
-            return bool(lost)
+            return [entry.draft.key for entry in lost]
 
-    def bring_in(self, record: TaskRecord) -> Entry | None:
-        """Take up a row for the bounded queue; None when it must wait, see `must_wait`."""
+    def is_stray(self, record: TaskRecord) -> bool:
+        """Whether this running task is in no worker's hands: then nobody in this process will ever settle it."""
         with self._lock:
-            if self._must_wait(record):
+            entry = self._entries.get(record.idempotency_key)
+            return entry is None or entry.phase is Phase.WAITING
+
+    def bring_in(self, record: TaskRecord, cancels: int) -> Entry | None:
+        """Take up a row for the bounded queue; None when it must wait, see `must_wait`, or when tasks were cancelled
+        since it was read: it may be one of them. `cancels` is how many there were before that.
+        """
+        with self._lock:
+            if self.cancels != cancels or self._must_wait(record):
                 return None
             entry = self._entries.get(record.idempotency_key)
             if entry is None:
                 entry = self._entries[record.idempotency_key] = Entry(draft_of(record))
             entry.phase = Phase.QUEUED
-            entry.record = record
+            entry.row = row_of(record)
+            entry.due_at = record.run_at
             self._retrying.discard(record.id)
             if record.crashes:
                 self._suspect = entry
@@ -160,42 +129,82 @@ class InFlight:
         with self._lock:
             return self._must_wait(record)
 
-    def take(self, entry: Entry) -> None:
-        """A worker has taken the task and is about to claim it."""
+    def claiming(self, entries: Sequence[Entry]) -> list[Entry]:
+        """These tasks are about to be claimed, and cannot be cancelled any more; without those that just were."""
         with self._lock:
-            entry.phase = Phase.RUNNING
-            entry.expired = None
-            entry.back = False
-            self._running.add(entry)
+            staying = [entry for entry in entries if entry.phase is Phase.QUEUED]
+            for entry in staying:
+                entry.phase = Phase.CLAIMED
+                entry.expired = None
+                entry.back = False
+            self._working.update(staying)
+            return staying
 
-    def claimed(self, entry: Entry, record: TaskRecord) -> None:
-        """The worker has claimed the task."""
+    def claimed(self, entries: Sequence[Entry]) -> None:
+        """These tasks are claimed: their rows say so."""
         with self._lock:
-            entry.record = record
-            self._changed.notify_all()
+            for entry in entries:
+                id_, version, attempt, retries, crashes = entry.row
+                entry.row = Row(id_, version + 1, attempt + 1, retries, crashes)
 
-    def put_back(self, entry: Entry, record: TaskRecord, *, retrying: bool) -> None:
+    def put_back(self, entry: Entry, row: Row | TaskRecord, *, retrying: bool) -> None:
         """The task is queued again in the ledger; the feeder brings it in when it is due."""
         with self._lock:
             entry.phase = Phase.WAITING
-            entry.record = record
+            entry.row = Row(row.id, row.version, row.attempt, row.retries, row.crashes)
             self._stop_work(entry)
             if retrying:
-                self._retrying.add(record.id)
+                self._retrying.add(row.id)
 
-    def finish(self, entry: Entry, record: TaskRecord, cause: BaseException | None = None) -> None:
-        """The task's result is committed: let everybody who waits for it have it."""
-        deliver(self._leave(entry, record), record, cause)
+    def detach(self, future: TaskFuture) -> tuple[Entry, Phase] | None:
+        """A caller gives up. When nobody wants the task any more and it can still be cancelled, it is LEAVING:
+        the entry, for which whoever asked calls `leave` or `stay`, and the phase in which it was.
+        """
+        with self._lock:
+            entry = self._entries.get(future.key)
+            if entry is None or future not in entry.futures:
+                return None
+            entry.futures.remove(future)
+            phase = entry.phase
+            if entry.futures or entry.anonymous or phase not in (Phase.WAITING, Phase.QUEUED):
+                return None
+            entry.phase = Phase.LEAVING
+            return entry, phase
 
-    def resolve(self, entry: Entry, record: TaskRecord) -> None:
-        """The task had finished before it was submitted (again): answer from the stored result."""
-        deliver(self._leave(entry, record), record, None)
+    def stay(self, entry: Entry, future: TaskFuture) -> None:
+        """The task was not cancelled after all; its row is queued, and the feeder brings it in."""
+        with self._lock:
+            entry.phase = Phase.WAITING
+            entry.futures.append(future)
+            self._landed.notify_all()
+
+    def leave(self, entry: Entry) -> None:
+        """The task is cancelled."""
+        with self._lock:
+            self.cancels += 1
+            self._retrying.discard(entry.row.id)
+            self._stop_work(entry)
+            self._forget(entry)
+
+    def finish(self, finished: Sequence[tuple[Entry, TaskRecord | None, str]], cause: BaseException | None) -> None:
+        """The results of these tasks are committed: let everybody who waits for them have them.
+
+        A failed task comes with its record, a success with its value as JSON text.
+        """
+        for (_, record, value), futures in zip(finished, self._leave([entry for entry, _, _ in finished]), strict=True):
+            if futures:
+                deliver(futures, value, record, cause)
+
+    def resolve(self, entry: Entry, record: TaskRecord, cause: BaseException | None = None) -> None:
+        """The same for one finished task, from its record."""
+        failed = record.status is Status.FAILED
+        self.finish([(entry, record if failed else None, to_json(record.value))], cause)
 
     def wait_left(self, record: TaskRecord) -> None:
         """Wait until the worker that finished this task has let it go, so that a replay does not attach to it."""
         with self._lock:
             while (entry := self._entries.get(record.idempotency_key)) is not None:
-                if entry.phase is not Phase.RUNNING or entry.row.version >= record.version:
+                if entry.phase is not Phase.CLAIMED or entry.row.version >= record.version:
                     return
                 self._landed.wait()
 
@@ -229,15 +238,20 @@ class InFlight:
             self._stuck.discard(entry)
             return entry.expired
 
+    def all_stuck(self, workers: int) -> bool:
+        """Whether all workers are stuck in attempts that timed out."""
+        with self._lock:
+            return len(self._stuck) >= workers
+
     def stuck(self) -> list[str]:
         """Keys of the timed-out tasks whose workers have not come back."""
         with self._lock:
             return [entry.draft.key for entry in self._stuck]
 
-    def still_running(self) -> list[Entry]:
-        """The tasks that workers have now."""
+    def working(self) -> list[Entry]:
+        """The tasks that are claimed and not settled."""
         with self._lock:
-            return sorted(self._running, key=lambda entry: entry.row.id)
+            return sorted(self._working, key=lambda entry: entry.row.id)
 
     def wait_done(self, unfinished: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until no task is in hand and the ledger has none `unfinished`; False when the deadline passed.
@@ -247,7 +261,7 @@ class InFlight:
         """
         while True:
             with self._lock:
-                seen, empty, drained = self._changes, not self._entries, self._drained
+                seen, empty, drained = self._emptied, not self._entries, self._drained
             if drained is not None:
                 if drained:
                     return True
@@ -258,24 +272,20 @@ class InFlight:
             except LedgerError:
                 if self._drained is None:
                     raise
-            if not self._wait(partial(self._all_left, seen), deadline):
+            if not self._wait(self._empty, partial(self._all_left, seen), deadline):
                 return False
 
     def _all_left(self, seen: int) -> bool:
-        return self._drained is not None or (not self._entries and self._changes != seen)
+        return self._drained is not None or (not self._entries and self._emptied != seen)
 
-    def wait_workers(self, deadline: Deadline) -> bool:
-        """Wait until no worker has a task; False when the deadline passed."""
-        return self._wait(lambda: not self._running, deadline)
-
-    def wait_claims(self, deadline: Deadline) -> bool:
-        """Wait until every task that a worker has taken is claimed; False when the deadline passed."""
-        return self._wait(lambda: all(entry.row.status is Status.RUNNING for entry in self._running), deadline)
+    def wait_settled(self, deadline: Deadline) -> bool:
+        """Wait until every task that was claimed is settled; False when the deadline passed."""
+        return self._wait(self._changed, lambda: not self._working, deadline)
 
     def wait_arrivals(self, deadline: Deadline) -> bool:
         """Wait until the submits that are at work now have landed or given up; False when the deadline passed."""
         with self._lock:
-            arriving = [entry for entry in self._entries.values() if entry.phase is Phase.ARRIVING]
+            arriving = [entry for entry in self._entries.values() if entry.phase in PASSING]
         return all(self.wait_landed(entry.draft.key, deadline) for entry in arriving)
 
     def close(self, *, drained: bool) -> None:
@@ -286,8 +296,15 @@ class InFlight:
             self._drained = drained
             self._landed.notify_all()
             self._changed.notify_all()
-        for future in futures:
-            fulfil(future, error=QueueClosedError("the queue was closed before this task was done"))
+            self._empty.notify_all()
+        _disappoint(futures)
+
+    def fail_waiting(self) -> None:
+        """Fail the futures of the tasks that no worker has, with QueueClosedError: there are no workers any more."""
+        with self._lock:
+            waiting = [entry for entry in self._entries.values() if entry.phase in (Phase.WAITING, Phase.QUEUED)]
+            futures = [future for entry in waiting for future in _take_futures(entry)]
+        _disappoint(futures)
 
     def _must_wait(self, record: TaskRecord) -> bool:
         entry = self._entries.get(record.idempotency_key)
@@ -295,68 +312,55 @@ class InFlight:
             return True
         return record.crashes > 0 and self._suspect is not None
 
-    def _register(self, call: Call) -> Entry:
+    def _register(self, call: Call, leader: int, now: float) -> Entry:
         entry = self._entries[call.draft.key] = Entry(call.draft)
-        entry.submitted_at = time.perf_counter()
+        entry.leader = leader
+        entry.submitted_at = now
         _attach(entry, call)
         return entry
 
-    def _leave(self, entry: Entry, record: TaskRecord) -> list[Future[JSON]]:
+    def _leave(self, entries: Sequence[Entry]) -> list[list[TaskFuture]]:
         with self._lock:
-            entry.record = record
-            entry.arrivals = []
-            self._stop_work(entry)
-            self._forget(entry)
-            return _take_futures(entry)
+            for entry in entries:
+                entry.arrivals = []
+                self._stop_work(entry)
+                self._forget(entry)
+            return [_take_futures(entry) for entry in entries]
 
     def _stop_work(self, entry: Entry) -> None:
-        self._running.discard(entry)
+        self._working.discard(entry)
         if self._suspect is entry:
             self._suspect = None
-        self._changed.notify_all()
+        if not self._working:
+            self._changed.notify_all()
 
     def _forget(self, entry: Entry) -> None:
         if self._entries.get(entry.draft.key) is entry:
             del self._entries[entry.draft.key]
-        self._changes += 1
         self._landed.notify_all()
-        self._changed.notify_all()
+        if not self._entries:
+            self._emptied += 1
+            self._empty.notify_all()
 
-    def _wait(self, condition: Callable[[], bool], deadline: Deadline) -> bool:
+    def _wait(self, announced: threading.Condition, condition: Callable[[], bool], deadline: Deadline) -> bool:
         with self._lock:
             while not condition():
                 if deadline.passed:
                     return False
-                self._changed.wait(deadline.remaining())
+                announced.wait(deadline.remaining())
             return True
-
-
-def draft_of(record: TaskRecord) -> Draft:
-    """The draft that a row was made from."""
-    return Draft(record.idempotency_key, record.image_key, record.variant, to_json(record.params))
-
-
-def conflict(draft: Draft, known: Draft) -> KeyConflictError | None:
-    """The error for a key that stands for other work already, or None."""
-    if draft == known or _canonical(draft) == _canonical(known):
-        return None
-    return KeyConflictError(
-        f"idempotency key {draft.key!r} already stands for {known.image_key!r} {known.variant!r} with params "
-        f"{known.params}, not for {draft.image_key!r} {draft.variant!r} with params {draft.params}: "
-        "give the other task an idempotency_key of its own"
-    )
-
-
-def _canonical(draft: Draft) -> Draft:
-    """Its params as they read back from the ledger: {2: "a", 10: "b"} sorts otherwise once its keys are texts."""
-    return draft._replace(params=to_json(json.loads(draft.params)))
 
 
 def _same_batch(entry: Entry, call: Call) -> bool:
     return entry.leader == threading.get_ident() and entry.draft == call.draft
 
 
-def _take_futures(entry: Entry) -> list[Future[JSON]]:
+def _disappoint(futures: Sequence[TaskFuture]) -> None:
+    for future in futures:
+        fulfil(future, error=QueueClosedError("the queue was closed before this task was done"))
+
+
+def _take_futures(entry: Entry) -> list[TaskFuture]:
     """The futures of an entry, for the one who takes them: nobody else fulfils them."""
     futures, entry.futures = entry.futures, []
     return futures
@@ -366,7 +370,9 @@ def _attach(entry: Entry, call: Call) -> int:
     call.refused = conflict(call.draft, entry.draft)
     if call.refused is not None:
         return 0
-    if call.future is not None:
+    if call.future is None:
+        entry.anonymous = True
+    else:
         entry.futures.append(call.future)
     if entry.phase is Phase.ARRIVING:
         entry.arrivals.append(call)

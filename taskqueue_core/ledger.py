@@ -5,36 +5,42 @@
     running -> success           succeed   T3
     running -> queued            retry     T4   release  T7   recover  T6
     running -> failed            fail      T5   recover  T6 (poison)
-    failed -> queued             replay    T9
+    queued -> failed             cancel    T8
+    failed -> queued             replay    T9   insert   (of a cancelled task's key)
+    success, failed -> none      purge     T10  expire
 
 Each arrow is an UPDATE guarded by status and version; when it matches no row the caller is fenced: somebody
-else has moved the task, and nothing is written. The schema and the reads are in
+else has moved the task, and nothing is written. What each writes is in arrows.py, the schema and the reads are in
 database.py, the transactions in commits.py; no other module knows SQL.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from taskqueue_core.commits import GroupCommit, Transaction
+from taskqueue_core import arrows
+from taskqueue_core.arrows import Draft, Drafted, Row, Success
+from taskqueue_core.commits import GroupCommit
 from taskqueue_core.database import (
+    BUSY_MS,
     MEMORY,
     OLDEST_SQLITE,
+    Connection,
     LedgerView,
     check_file,
     connect,
     create,
+    file_sizes,
     has_wal,
+    last_id,
     look_at,
     migrate,
     to_record,
@@ -44,37 +50,36 @@ from taskqueue_core.errors import LedgerError
 from taskqueue_core.ownership import OwnerLock
 from taskqueue_core.publish import Publication
 from taskqueue_core.task import Status, TaskRecord, to_json
-
-MAX_CRASHES = 3
-ERROR_LENGTH = 2000
-
-_QUEUED, _RUNNING, _FAILED = Status.QUEUED, Status.RUNNING, Status.FAILED
+from taskqueue_core.writer import Changes, Transaction, Writer
 
 _SYNCHRONOUS = {"power": 2, "process": 1}  # FULL and NORMAL
 
-_INSERT = """
-INSERT INTO tasks (idempotency_key, image_key, variant, params, status, created_at, run_at)
-VALUES (?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT (idempotency_key) DO NOTHING"""
-_BURY = """
-INSERT INTO dead_letters (task_id, idempotency_key, image_key, variant, params, reason, error, retries, attempt,
-                          crashes, failed_at)
-SELECT id, idempotency_key, image_key, variant, params, ?, ?, retries, attempt, crashes, ? FROM tasks WHERE id = ?"""
+_OUTDATED = """
+SELECT id, version FROM tasks WHERE status = 'success' AND finished_at < ?1
+UNION ALL
+SELECT tasks.id, version FROM dead_letters JOIN tasks ON tasks.id = task_id
+WHERE reason = 'cancelled' AND replayed_at IS NULL AND status = 'failed' AND failed_at < ?1
+LIMIT ?2"""
+_NTH_SUCCESS = "SELECT finished_at AS at FROM tasks WHERE status = 'success' ORDER BY finished_at DESC LIMIT 1 OFFSET ?"
+_KNOWN = """
+SELECT idempotency_key AS key FROM tasks WHERE idempotency_key IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
+    SELECT 1 FROM dead_letters WHERE task_id = tasks.id AND replayed_at IS NULL AND reason = 'cancelled')"""
+
+PURGED_AT_ONCE = 500
+"""Tasks that retention removes in one transaction."""
+WAL_LIMIT = 4_000_000
+"""Bytes of write-ahead log beyond which an idle queue empties it."""
+
+Done = Callable[[list[Any], list[Any]], None]
 
 
-class Draft(NamedTuple):
-    """A task to insert; `params` is canonical JSON text."""
-
-    key: str
-    image_key: str
-    variant: str
-    params: str
+class _Drafted(NamedTuple):
+    draft: Draft
+    claims: bool = False
 
 
-class Inserted(NamedTuple):
-    """The row of a draft: a new one, or the one that has stood under this key before."""
-
-    record: TaskRecord
-    created: bool
+class _Claimable(NamedTuple):
+    row: Row | TaskRecord
 
 
 class Ledger(LedgerView):
@@ -93,6 +98,7 @@ class Ledger(LedgerView):
         self.path = None if ledger == MEMORY else Path(ledger)
         self._file = None if self.path is None else self.path.resolve()  # for good: a later chdir does not move it
         self._clock = clock
+        self._next_id = 1
         self._owner = self._own()
         self._lock = threading.Lock()  # guards the writing connection
         try:
@@ -103,88 +109,106 @@ class Ledger(LedgerView):
             self._disown()
             raise
         super().__init__(reader, self._lock if self.path is None else threading.Lock())
-        self._commits = GroupCommit(self._writer, self.path, self._lock, durable=_SYNCHRONOUS[durability])
+        self.writer = Writer(self._writer, self.path, self._lock, durable=_SYNCHRONOUS[durability])
+        self.writer.at_once = self._at_once
+        self.commits = GroupCommit(self.writer)
+        self.claims = self.commits.stream(arrows.claim, durable=False)
+        self.successes = self.commits.stream(self._succeed, durable=True)
 
-    def insert(self, drafts: Sequence[Draft]) -> list[Inserted]:
-        """T1, for all drafts in one transaction: durable when it returns. A known key returns its row as it stands."""
-        now = self._clock()
-        return self._commits.write(lambda transaction: [_insert(transaction, draft, now) for draft in drafts])
+    def insert(self, drafts: Sequence[Draft]) -> list[Row | TaskRecord]:
+        """T1, for all drafts in one transaction: durable when it returns.
 
-    def claim(self, record: TaskRecord) -> TaskRecord | None:
+        A Row for a new task; for a known key the record that stands under it. The key of a cancelled task is
+        free: its row is queued again, with what the draft says.
+        """
+        return self.commits.write(self._insert, [_Drafted(draft) for draft in drafts])
+
+    def admit(self, tasks: Sequence[Drafted], done: Done) -> None:
+        """The same for whatever has a draft; `done(tasks, rows)` is called before it returns, once for all callers
+        of the same transaction.
+        """
+        self.commits.write(self._insert, list(tasks), done=done)
+
+    def claim(self, row: Row | TaskRecord) -> TaskRecord | None:
         """T2: take a queued task for a worker. None: somebody else has moved it.
 
-        It survives kill -9 when it returns, not a power cut: then the task is queued, as it should be.
+        It survives kill -9 when it returns, not a power cut: then the task is queued, as it should be. The workers
+        post theirs to `claims`, whatever has a row; the answers are True, False (moved) or the error.
         """
-        changes = {"status": Status.RUNNING, "attempt": record.attempt + 1}
-        return self._commits.write(lambda transaction: _move(transaction, record, _QUEUED, changes), durable=False)
+        (moved,) = self.commits.write(arrows.claim, [_Claimable(row)], durable=False)
+        return self._by_id(row.id) if moved else None
 
-    def succeed(self, record: TaskRecord, value: str, output: Publication | None = None) -> TaskRecord | None:
+    def succeed(self, row: Row | TaskRecord, value: str, output: Publication | None = None) -> TaskRecord | None:
         """T3: record a success with its value (JSON text), and publish the output inside the transaction.
 
         The output is renamed only when the guard matched, so a fenced worker (None) never overwrites a good one.
+        The workers post theirs to `successes`; the answers are True, False (fenced) or the error.
         """
-        changes: dict[str, object] = {"status": Status.SUCCESS, "value": value, "error": None}
-        if output is not None:
-            changes |= {"output_key": output.output_key, "size": output.size, "sha256": output.sha256}
+        (moved,) = self.commits.write(self._succeed, [Success(row, value, output)])
+        return self._by_id(row.id) if moved else None
 
-        def apply(transaction: Transaction) -> TaskRecord | None:
-            moved = _move(transaction, record, _RUNNING, changes)
-            if moved is not None and output is not None:
-                output.publish()
-                if output.durable:
-                    transaction.folders.add(output.temp_path.parent)
-            return moved
-
-        return self._commits.write(apply)
-
-    def retry(self, record: TaskRecord, error: str, delay: float) -> TaskRecord | None:
+    def retry(self, row: Row | TaskRecord, error: str, delay: float) -> TaskRecord | None:
         """T4: queue the task again, `delay` seconds from now. None: fenced."""
         changes = {
             "status": Status.QUEUED,
-            "retries": record.retries + 1,
+            "retries": row.retries + 1,
             "run_at": self._clock() + delay,
-            "error": error[:ERROR_LENGTH],
+            "error": error[: arrows.ERROR_LENGTH],
         }
-        return self._commits.write(lambda transaction: _move(transaction, record, _RUNNING, changes))
+        return self._move(lambda transaction: arrows.move(transaction, row, Status.RUNNING, changes))
 
-    def fail(self, record: TaskRecord, error: str, reason: str) -> TaskRecord | None:
+    def fail(self, row: Row | TaskRecord, error: str, reason: str) -> TaskRecord | None:
         """T5: fail the task for good, with its dead letter in the same transaction. None: fenced."""
-        return self._commits.write(lambda transaction: self._fail(transaction, record, error, reason))
+        now = self._clock()
+        return self._move(
+            lambda transaction: arrows.bury(transaction, row, Status.RUNNING, error=error, reason=reason, now=now)
+        )
 
     def recover(self) -> list[TaskRecord]:
         """T6: tasks whose owner died go back to queued; at the third crash they fail ("poison"). All that moved.
 
         Every running row found at open is such an orphan, because one process alone owns the ledger.
         """
-        orphans = self.records(Status.RUNNING)
-        return self._commits.write(lambda transaction: [self._bring_back(transaction, orphan) for orphan in orphans])
+        return self.commits.write(self._bring_back, self.records(Status.RUNNING))
 
-    def release(self, record: TaskRecord, delay: float = 0.0) -> TaskRecord | None:
+    def release(self, row: Row | TaskRecord, delay: float = 0.0) -> TaskRecord | None:
         """T7: give a running task back, `retries` unchanged: the attempt does not count. None: fenced."""
         changes = {"status": Status.QUEUED, "run_at": self._clock() + delay}
-        return self._commits.write(lambda transaction: _move(transaction, record, _RUNNING, changes))
+        return self._move(lambda transaction: arrows.move(transaction, row, Status.RUNNING, changes))
 
-    def replay(self, record: TaskRecord) -> TaskRecord | None:
+    def cancel(self, row: Row | TaskRecord) -> TaskRecord | None:
+        """T8: fail a queued task that nobody wants any more; its key is free again. None: it is not queued now."""
+        now = self._clock()
+        return self._move(
+            lambda transaction: arrows.bury(
+                transaction, row, Status.QUEUED, error="cancelled", reason="cancelled", now=now
+            )
+        )
+
+    def replay(self, row: Row | TaskRecord) -> TaskRecord | None:
         """T9: queue a failed task again with a full budget; its dead letter is marked. None: it is not failed."""
         now = self._clock()
-        changes = {"status": Status.QUEUED, "retries": 0, "crashes": 0, "run_at": now}
+        return self._move(lambda transaction: arrows.unbury(transaction, row, now))
 
-        def apply(transaction: Transaction) -> TaskRecord | None:
-            moved = _move(transaction, record, _FAILED, changes)
-            if moved is not None:
-                marked = "UPDATE dead_letters SET replayed_at = ? WHERE task_id = ? AND replayed_at IS NULL"
-                transaction.database.execute(marked, (now, moved.id))
-            return moved
+    def purge(self, row: Row | TaskRecord) -> bool:
+        """T10: remove a finished task and its dead letters; its key is free again. False: it is not as `row` says."""
+        return bool(self.commits.write(arrows.purge, [row])[0])
 
-        return self._commits.write(apply)
+    def expire(self, count: int | None, seconds: float | None) -> int:
+        """T10 for the tasks that succeeded, or were cancelled, longer than `seconds` ago or before the last `count`
+        successes: how many were removed, PURGED_AT_ONCE at most. Other dead letters keep their tasks.
+        """
+        limits = [self._clock() - seconds] if seconds is not None else []
+        if count is not None:
+            limits += [row["at"] for row in self._read(_NTH_SUCCESS, count - 1)]
+        if not limits:
+            return 0
+        old = [Row(row["id"], row["version"]) for row in self._read(_OUTDATED, max(limits), PURGED_AT_ONCE)]
+        return sum(self.commits.write(arrows.purge, old)) if old else 0
 
     def known(self, keys: Sequence[str]) -> set[str]:
-        """Which of these idempotency keys have a row."""
-        rows = self._read(
-            "SELECT idempotency_key AS key FROM tasks WHERE idempotency_key IN (SELECT value FROM json_each(?))",
-            to_json(list(keys)),
-        )
-        return {row["key"] for row in rows}
+        """Which of these idempotency keys stand for a task; those of cancelled tasks are free."""
+        return {row["key"] for row in self._read(_KNOWN, to_json(list(keys)))}
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write a copy of the ledger as a SQLite file of its own; `path` is replaced in one step.
@@ -213,6 +237,7 @@ class Ledger(LedgerView):
         """Close the connections, then give the lock back. May be called twice. Does nothing in a forked child."""
         if os.getpid() != self._pid:
             return
+        self.commits.close()
         if self._reader is not self._writer:
             with self._reader_lock:
                 self._reader.close()
@@ -220,27 +245,44 @@ class Ledger(LedgerView):
             self._writer.close()
         self._disown()
 
-    def _fail(
-        self, transaction: Transaction, record: TaskRecord, error: str, reason: str, *, crashes: int | None = None
-    ) -> TaskRecord | None:
-        error = error[:ERROR_LENGTH]
-        changes = {"status": Status.FAILED, "error": error, "crashes": record.crashes if crashes is None else crashes}
-        moved = _move(transaction, record, _RUNNING, changes)
-        if moved is not None:
-            transaction.database.execute(_BURY, (reason, error, self._clock(), moved.id))
+    def tidy(self) -> None:
+        """Empty the write-ahead log if it has grown; for when nothing else is to be done."""
+        if self._file is not None and file_sizes(self._file)[1] > WAL_LIMIT:
+            with translated(self.path), self._lock:
+                self._writer.execute("PRAGMA busy_timeout = 0")  # a reader in its way is not waited for: not now, then
+                try:
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    self._writer.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+
+    def _move(self, apply: Callable[[Transaction], TaskRecord | None]) -> TaskRecord | None:
+        (moved,) = self.commits.write(lambda transaction, _: [apply(transaction)], [None])
         return moved
 
-    def _bring_back(self, transaction: Transaction, orphan: TaskRecord) -> TaskRecord:
-        crashes = orphan.crashes + 1
-        if crashes >= MAX_CRASHES:
-            error = f"the process died {crashes} times while this task was running"
-            moved = self._fail(transaction, orphan, error, "poison", crashes=crashes)
-        else:
-            changes = {"status": Status.QUEUED, "crashes": crashes, "run_at": self._clock()}
-            moved = _move(transaction, orphan, _RUNNING, changes)
-        if moved is None:
-            raise LedgerError(f"task {orphan.id} changed during recovery: the ledger has a second writer")
-        return moved
+    def _at_once(self, database: Connection, changes: Changes) -> Changes | None:
+        """A whole transaction in one statement, if it has nothing but inserts, claims, and successes without output."""
+        if not changes.keys() <= {self._insert, arrows.claim, self._succeed}:
+            return None
+        inserts, claims, successes = (changes.get(arrow, []) for arrow in (self._insert, arrows.claim, self._succeed))
+        if any(success.output is not None for success in successes):
+            return None
+        first_id, self._next_id = self._next_id, self._next_id + len(inserts)
+        rows = arrows.at_once(database, inserts, claims, successes, first_id, self._clock())
+        return {self._insert: rows, arrows.claim: [True] * len(claims), self._succeed: [True] * len(successes)}
+
+    def _insert(self, transaction: Transaction, tasks: Sequence[Drafted]) -> list[Row | TaskRecord]:
+        first_id, self._next_id = self._next_id, self._next_id + len(tasks)
+        return arrows.insert(transaction, tasks, first_id, self._clock())
+
+    def _succeed(self, transaction: Transaction, successes: Sequence[Success]) -> list[bool]:
+        return arrows.succeed(transaction, successes, self._clock())
+
+    def _bring_back(self, transaction: Transaction, orphans: Sequence[TaskRecord]) -> list[TaskRecord]:
+        now = self._clock()
+        return [arrows.bring_back(transaction, orphan, now) for orphan in orphans]
+
+    def _by_id(self, row_id: int) -> TaskRecord:
+        return to_record(self._read("SELECT * FROM tasks WHERE id = ?", row_id)[0])
 
     def _own(self) -> OwnerLock | None:
         if self.path is None or self._file is None:
@@ -263,9 +305,13 @@ class Ledger(LedgerView):
         database = connect(MEMORY if self._file is None else str(self._file))
         try:
             check_file(database, self.path)
-            database.execute("PRAGMA journal_mode = WAL")
+            if self._file is not None and database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                raise LedgerError(f"ledger {str(self.path)!r} cannot have a write-ahead log on this file system")
+            database.execute("PRAGMA cache_size = -8000")  # kB: the indexes of a million waiting tasks are large
             database.execute("PRAGMA fullfsync = 1")  # macOS: an fsync that reaches the disk; elsewhere ignored
             migrate(database)
+            arrows.prepare(database)
+            self._next_id = last_id(database) + 1
         except BaseException:
             database.close()
             raise
@@ -275,52 +321,3 @@ class Ledger(LedgerView):
         database = connect(str(self._file))
         database.execute("PRAGMA query_only = 1")
         return database
-
-
-def _insert(transaction: Transaction, draft: Draft, now: float) -> Inserted:
-    cursor = transaction.database.execute(_INSERT, (*draft, now, now))
-    if cursor.rowcount == 1 and cursor.lastrowid is not None:
-        return Inserted(_new_record(cursor.lastrowid, draft, now), created=True)
-    find = "SELECT * FROM tasks WHERE idempotency_key = ?"
-    rows = transaction.database.execute(find, (draft.key,)).fetchall()
-    return Inserted(to_record(rows[0]), created=False)
-
-
-def _new_record(row_id: int, draft: Draft, now: float) -> TaskRecord:
-    """The row that `_INSERT` has just written; reading it back would cost a second statement."""
-    return TaskRecord(
-        id=row_id,
-        idempotency_key=draft.key,
-        image_key=draft.image_key,
-        variant=draft.variant,
-        params=json.loads(draft.params),
-        status=Status.QUEUED,
-        retries=0,
-        attempt=0,
-        crashes=0,
-        created_at=now,
-        run_at=now,
-        output_key=None,
-        size=None,
-        sha256=None,
-        value=None,
-        error=None,
-        version=1,
-    )
-
-
-def _move(
-    transaction: Transaction, record: TaskRecord, expected: Status, changes: Mapping[str, object]
-) -> TaskRecord | None:
-    """Follow one arrow: write the changes if the row is as `record` says; None when the guard matched no row."""
-    assignments = ", ".join(f"{column} = :{column}" for column in changes)
-    guard = "id = :guard_id AND version = :guard_version AND status = :guard_status"
-    cursor = transaction.database.execute(
-        f"UPDATE tasks SET {assignments}, version = version + 1 WHERE {guard}",
-        {**changes, "guard_id": record.id, "guard_version": record.version, "guard_status": expected},
-    )
-    if cursor.rowcount != 1:
-        return None
-    if "value" in changes:
-        changes = {**changes, "value": json.loads(str(changes["value"]))}
-    return replace(record, version=record.version + 1, **changes)  # type: ignore[arg-type]

@@ -6,10 +6,9 @@ import json
 import logging
 import time
 import traceback
-from typing import Any
+from typing import Any, Protocol
 
 from taskqueue_core.errors import describe
-from taskqueue_core.task import TaskRecord
 
 logger = logging.getLogger("taskqueue")
 logger.addHandler(logging.NullHandler())  # a library is silent until its host configures logging
@@ -34,19 +33,30 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=repr)
 
 
-def log_event(event: str, record: TaskRecord, *, error: BaseException | None = None, level: int = logging.INFO) -> None:
+class Logged(Protocol):
+    """What a log line tells of a task, besides its key."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+def log_event(
+    event: str, key: str, row: Logged, *, error: BaseException | None = None, level: int = logging.INFO
+) -> None:
     """Log what happened to a task. Costs one comparison when the level is off."""
     if not logger.isEnabledFor(level):
         return
     extra: dict[str, Any] = {
         "event": event,
-        "task_id": record.id,
-        "idempotency_key": record.idempotency_key,
-        "attempt": record.attempt,
+        "task_id": row.id,
+        "idempotency_key": key,
+        "attempt": row.attempt,
     }
     if error is not None:
         extra["error_class"] = type(error).__name__
     try:
-        logger.log(level, "%s: %s", event, record.idempotency_key if error is None else describe(error), extra=extra)
+        logger.log(level, "%s: %s", event, key if error is None else describe(error), extra=extra)
     except Exception:  # noqa: BLE001 - a host's broken handler must not cost a task its outcome
         traceback.print_exc()

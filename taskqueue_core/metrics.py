@@ -6,11 +6,22 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-COUNTERS = ("enqueued", "dequeued", "succeeded", "failed", "retried", "rejected", "duplicates", "fenced", "recovered")
+COUNTERS = (
+    "enqueued",
+    "dequeued",
+    "succeeded",
+    "failed",
+    "retried",
+    "rejected",
+    "duplicates",
+    "fenced",
+    "recovered",
+    "cancelled",
+)
 
 _SUB_BUCKETS = 64
 _RATE_SECONDS = 60
@@ -42,6 +53,14 @@ class LatencyHistogram:
         for bucket, count in other._buckets.items():
             self._buckets[bucket] = self._buckets.get(bucket, 0) + count
 
+    def copy(self) -> LatencyHistogram:
+        """The counts so far; also while another thread is adding to them."""
+        copied = LatencyHistogram()
+        copied.total = self.total
+        copied._buckets = self._buckets.copy()  # in one step, unlike a loop
+        copied.count = sum(copied._buckets.values())
+        return copied
+
     @property
     def mean(self) -> float:
         """Mean in seconds, 0.0 when empty."""
@@ -61,7 +80,10 @@ class LatencyHistogram:
 class MetricsSnapshot:
     """The metrics at one moment. Times are seconds, rates tasks per second over the last minute at most.
 
-    Latency is from submit to the committed result. `utilization` is busy seconds / workers / elapsed seconds.
+    Latency is from submit to the committed result, queue wait from submit to the start of an attempt, run time that of
+    the processor. A commit is one transaction with the changes of `commit_changes_mean` tasks. The oldest queued age
+    is how long the longest-waiting task in memory has been due. `utilization` is busy seconds / workers / elapsed
+    seconds.
     """
 
     enqueued: int
@@ -73,8 +95,17 @@ class MetricsSnapshot:
     duplicates: int
     fenced: int
     recovered: int
+    cancelled: int
     latency_mean_s: float
     latency_p95_s: float
+    queue_wait_mean_s: float
+    queue_wait_p95_s: float
+    run_time_mean_s: float
+    run_time_p95_s: float
+    commit_mean_s: float
+    commit_p95_s: float
+    commit_changes_mean: float
+    oldest_queued_age_s: float
     queue_depth: int
     queue_depth_max: int
     queue_depth_mean: float
@@ -96,8 +127,9 @@ class MetricsSnapshot:
 class Metrics:
     """The counters of one queue. Safe to use from many threads, and from inside a processor or a callback.
 
-    One lock guards everything and no method calls out while it holds it (but for the clock), so `snapshot()`
-    never waits for work in progress; a signal handler may call it too. `clock` gives monotonic seconds.
+    What every task costs is counted by each worker for itself (WorkerMetrics) and added up when somebody looks. One
+    lock guards the rest and no method calls out while it holds it (but for the clock), so `snapshot()` never waits
+    for work in progress; a signal handler may call it too. `clock` gives monotonic seconds.
     """
 
     def __init__(self, workers: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -107,17 +139,20 @@ class Metrics:
         self._started = clock()
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._latency = LatencyHistogram()
-        self._depth = _Depth(self._started)
+        self._commits = LatencyHistogram()
+        self._changes = 0
         self._enqueue_rate = _Rate(self._started)
-        self._dequeue_rate = _Rate(self._started)
-        self._busy_seconds = 0.0
-        self._busy_since: dict[int, float] = {}  # worker's thread id -> start of its attempt
         self._stuck = 0
+        self._past = WorkerMetrics(clock)  # of the workers that have left
+        self._present: set[WorkerMetrics] = set()
+        self.depth = Depth(clock)
+        self.oldest: Callable[[], float] = lambda: 0.0
 
     def count(self, name: str, n: int = 1) -> None:
         """Add to one of COUNTERS."""
-        with self._lock:
-            self._counters[name] += n
+        if n:
+            with self._lock:
+                self._counters[name] += n
 
     def enqueued(self, n: int = 1) -> None:
         """`n` tasks were accepted."""
@@ -125,77 +160,149 @@ class Metrics:
             self._counters["enqueued"] += n
             self._enqueue_rate.add(n, self._clock())
 
-    def depth(self, depth: int) -> None:
-        """The number of tasks that wait in memory has changed."""
+    def committed(self, seconds: float, changes: int) -> None:
+        """One transaction was written."""
         with self._lock:
-            self._depth.set(depth, self._clock())
+            self._commits.add(seconds)
+            self._changes += changes
 
-    def attempt_begins(self) -> None:
-        """A worker has taken a task."""
-        now = self._clock()
+    def finished(self, name: str, latencies: Sequence[float | None]) -> None:
+        """Tasks have their committed results: `name` is "succeeded" or "failed"; latencies in seconds, if known."""
         with self._lock:
-            self._counters["dequeued"] += 1
-            self._dequeue_rate.add(1, now)
-            self._busy_since[threading.get_ident()] = now
-
-    def attempt_ends(self) -> None:
-        """The same worker is done with it."""
-        with self._lock:
-            since = self._busy_since.pop(threading.get_ident(), None)
-            if since is not None:
-                self._busy_seconds += self._clock() - since
-
-    def finished(self, name: str, latency: float | None) -> None:
-        """A task has its committed result: `name` is "succeeded" or "failed"; latency in seconds, if known."""
-        with self._lock:
-            self._counters[name] += 1
-            if latency is not None:
-                self._latency.add(latency)
+            self._counters[name] += len(latencies)
+            for latency in latencies:
+                if latency is not None:
+                    self._latency.add(latency)
 
     def stuck(self, change: int) -> None:
         """A worker got stuck (+1) or came back (-1)."""
         with self._lock:
             self._stuck += change
 
+    def worker(self) -> WorkerMetrics:
+        """The counters of a worker that begins; it hands them to `retire` when it leaves."""
+        worker = WorkerMetrics(self._clock)
+        with self._lock:
+            self._present.add(worker)
+        return worker
+
+    def retire(self, worker: WorkerMetrics) -> None:
+        """A worker leaves; what it counted stays."""
+        with self._lock:
+            self._present.discard(worker)
+            self._past.add(worker)
+
     def snapshot(self) -> MetricsSnapshot:
         """The metrics now."""
+        oldest = self.oldest()
         with self._lock:
             now = self._clock()
             elapsed = now - self._started
-            busy = self._busy_seconds + sum(now - since for since in self._busy_since.values())
+            work = WorkerMetrics(self._clock)
+            for worker in (self._past, *self._present):
+                work.add(worker)
+            busy = work.busy_seconds + sum(worker.busy_for(now) for worker in self._present)
+            latency = self._latency
             return MetricsSnapshot(
-                **self._counters,
-                latency_mean_s=self._latency.mean,
-                latency_p95_s=self._latency.percentile(0.95),
-                queue_depth=self._depth.now,
-                queue_depth_max=self._depth.highest,
-                queue_depth_mean=self._depth.mean(now),
+                **{**self._counters, "dequeued": work.dequeued},
+                latency_mean_s=latency.mean,
+                latency_p95_s=latency.percentile(0.95),
+                queue_wait_mean_s=work.wait.mean,
+                queue_wait_p95_s=work.wait.percentile(0.95),
+                run_time_mean_s=work.run.mean,
+                run_time_p95_s=work.run.percentile(0.95),
+                commit_mean_s=self._commits.mean,
+                commit_p95_s=self._commits.percentile(0.95),
+                commit_changes_mean=self._changes / self._commits.count if self._commits.count else 0.0,
+                oldest_queued_age_s=oldest,
+                queue_depth=self.depth.now,
+                queue_depth_max=self.depth.highest,
+                queue_depth_mean=self.depth.mean(),
                 enqueue_rate=self._enqueue_rate.read(now),
-                dequeue_rate=self._dequeue_rate.read(now),
+                dequeue_rate=work.rate.read(now, self._started),
                 utilization=busy / self._workers / elapsed if elapsed > 0 else 0.0,
                 stuck_workers=self._stuck,
                 elapsed_s=elapsed,
             )
 
 
-class _Depth:
-    """A level over time: now, highest, and the mean weighted by how long each level stood."""
+class WorkerMetrics:
+    """What one worker counts, without a lock: only its own thread writes, and readers may be one attempt behind."""
 
-    def __init__(self, now: float) -> None:
-        self.now = 0
-        self.highest = 0
-        self._started = self._since = now
-        self._area = 0.0
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.dequeued = 0
+        self.busy_seconds = 0.0
+        self.last = 0.0  # seconds that the last attempt took
+        self.wait = LatencyHistogram()
+        self.run = LatencyHistogram()
+        self.rate = _Rate(clock())
+        self._busy_since: float | None = None
 
-    def set(self, depth: int, now: float) -> None:
-        self._area += self.now * (now - self._since)
-        self._since = now
-        self.now = depth
-        self.highest = max(self.highest, depth)
+    def begin(self, submitted_at: float | None) -> None:
+        """An attempt begins, at a task that was submitted then (None: not in this process)."""
+        now = self._clock()
+        self.dequeued += 1
+        self.rate.add(1, now)
+        self._busy_since = now
+        if submitted_at is not None:
+            self.wait.add(now - submitted_at)
 
-    def mean(self, now: float) -> float:
+    def end(self) -> None:
+        """The attempt is over."""
+        self.last = seconds = self.busy_for(self._clock())
+        self._busy_since = None
+        self.busy_seconds += seconds
+        self.run.add(seconds)
+
+    def busy_for(self, now: float) -> float:
+        """Seconds since the attempt at hand began."""
+        since = self._busy_since
+        return 0.0 if since is None else max(now - since, 0.0)
+
+    def add(self, other: WorkerMetrics) -> None:
+        """Add another worker's counts, while it goes on counting."""
+        self.dequeued += other.dequeued
+        self.busy_seconds += other.busy_seconds
+        self.wait.merge(other.wait.copy())
+        self.run.merge(other.run.copy())
+        self.rate.merge(other.rate)
+
+
+class Depth:
+    """A level over time: now, highest, and the mean weighted by how long each level stood.
+
+    Whoever calls `set` sees to it that one thread does so at a time; readers need no lock: what they read is one
+    tuple, so a signal handler may read too.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._state = (0, 0, self._started, 0.0)  # now, highest, since when, level x seconds before that
+
+    @property
+    def now(self) -> int:
+        """The level."""
+        return self._state[0]
+
+    @property
+    def highest(self) -> int:
+        """The highest level so far."""
+        return self._state[1]
+
+    def set(self, level: int) -> None:
+        """The level has changed."""
+        before, highest, since, area = self._state
+        now = self._clock()
+        self._state = (level, max(highest, level), now, area + before * (now - since))
+
+    def mean(self) -> float:
+        """The mean since the beginning."""
+        level, _, since, area = self._state
+        now = self._clock()
         elapsed = now - self._started
-        return (self._area + self.now * (now - self._since)) / elapsed if elapsed > 0 else float(self.now)
+        return (area + level * (now - since)) / elapsed if elapsed > 0 else float(level)
 
 
 class _Rate:
@@ -207,12 +314,20 @@ class _Rate:
         self._second = int(now)
 
     def add(self, n: int, now: float) -> None:
-        self._turn(int(now))
-        self._buckets[self._second % _RATE_SECONDS] += n
+        second = int(now)
+        if second != self._second:
+            self._turn(second)
+        self._buckets[second % _RATE_SECONDS] += n
 
-    def read(self, now: float) -> float:
+    def merge(self, other: _Rate) -> None:
+        """Add another one's events of the seconds that both remember."""
+        self._turn(other._second)
+        for second in range(max(self._second - _RATE_SECONDS, other._second - _RATE_SECONDS) + 1, other._second + 1):
+            self._buckets[second % _RATE_SECONDS] += other._buckets[second % _RATE_SECONDS]
+
+    def read(self, now: float, started: float | None = None) -> float:
         self._turn(int(now))
-        seconds = min(now - self._started, _RATE_SECONDS - 1 + now % 1)
+        seconds = min(now - (self._started if started is None else started), _RATE_SECONDS - 1 + now % 1)
         return sum(self._buckets) / seconds if seconds > 0 else 0.0
 
     def _turn(self, second: int) -> None:

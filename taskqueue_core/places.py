@@ -6,6 +6,7 @@ import threading
 
 from taskqueue_core.deadline import Deadline
 from taskqueue_core.errors import QueueClosedError
+from taskqueue_core.metrics import Depth
 
 
 class Places:
@@ -15,8 +16,10 @@ class Places:
     first. While submits are held back (too many tasks wait for a retry) only the feeder gets places.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, depth: Depth | None = None) -> None:
+        self._size = size
         self._free = size
+        self._depth = depth or Depth()  # told of every change
         self._lock = threading.Lock()  # guards all fields
         self._for_submits = threading.Condition(self._lock)
         self._for_feeder = threading.Condition(self._lock)
@@ -53,14 +56,14 @@ class Places:
                 self._feeder_waits = False
             if self._closed:
                 return False
-            self._free -= 1
+            self._change(-1)
             self._wake()
             return True
 
     def give(self, n: int = 1) -> None:
         """Give places back."""
         with self._lock:
-            self._free += n
+            self._change(n)
             self._wake()
 
     def hold_back(self, held_back: bool) -> None:
@@ -88,8 +91,13 @@ class Places:
         if self._feeder_waits or self._held_back:
             return 0
         taken = min(wanted, self._free)
-        self._free -= taken
+        if taken:
+            self._change(-taken)
         return taken
+
+    def _change(self, freed: int) -> None:
+        self._free += freed
+        self._depth.set(self._size - self._free)
 
     def _wake(self) -> None:
         if not self._free:

@@ -1,30 +1,32 @@
 """TaskQueue: a bounded queue.Queue and a ThreadPoolExecutor over a ledger.
 
-One task's way: submit -> is the key known? -> a place -> Ledger.insert -> queue.Queue -> worker: Ledger.claim
--> processor -> RetryPolicy -> Ledger.succeed, retry or fail -> the future has its result. The first half is
-admission.py, the second attempts.py; tasks that wait in the ledger only come in through feeder.py.
+One task's way: submit -> is the key known? -> a place -> Ledger.insert -> queue.Queue -> Ledger.claim -> worker:
+processor -> RetryPolicy -> Ledger.succeed, retry or fail -> the future has its result. The first half is
+admission.py, then workers.py and attempts.py; tasks that wait in the ledger only come in through feeder.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import queue
 import random
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, overload
 
-from taskqueue_core.admission import Admission, draft
+from taskqueue_core.admission import Admission, draft, refuse_on_a_full_stack
 from taskqueue_core.attempts import Attempts
 from taskqueue_core.database import DeadLetter
 from taskqueue_core.deadline import Deadline
-from taskqueue_core.errors import QueueClosedError, TaskQueueError
+from taskqueue_core.entries import Call, Phase
+from taskqueue_core.errors import LedgerError, QueueClosedError, TaskQueueError
 from taskqueue_core.feeder import Feeder
-from taskqueue_core.inflight import Call, Entry, InFlight
+from taskqueue_core.futures import Callbacks, TaskFuture
+from taskqueue_core.inflight import InFlight
 from taskqueue_core.ledger import Ledger
 from taskqueue_core.logs import log_event, logger
 from taskqueue_core.metrics import Metrics
@@ -33,9 +35,8 @@ from taskqueue_core.processor import ProcessorLike
 from taskqueue_core.retry import RetryPolicy
 from taskqueue_core.settings import QueueSettings, combine
 from taskqueue_core.task import JSON, Status, Task, TaskRecord
+from taskqueue_core.workers import Workers
 
-LINGER = 0.1
-"""Seconds for which an idle worker stays at the queue before it goes back to the executor."""
 GRACE = 0.8
 """Seconds past its deadline that `close` grants to what takes milliseconds: a claim or a row just being written."""
 
@@ -45,7 +46,7 @@ class CloseReport:
     """How a queue was closed.
 
     drained    every task was finished
-    waiting    tasks left queued in the ledger, for the next time it is opened
+    waiting    tasks left queued in the ledger, for the next time it is opened; -1 when it cannot be read
     stuck      keys of the tasks that were still running at the deadline; they are queued again, the attempt
                does not count, and their late results are refused
     elapsed_s  seconds that closing took
@@ -101,57 +102,98 @@ class TaskQueue:
         self._start(processor)
 
     def _start(self, processor: ProcessorLike) -> None:
-        settings = self.settings
+        settings, ledger = self.settings, self._ledger
         self.metrics = Metrics(settings.max_workers)
+        self.metrics.oldest = self._oldest_age
         self._inflight = InFlight()
-        self._places = Places(settings.queue_size)
-        # Tasks are bounded by the places; the room beyond is for the tokens with which close() wakes the workers.
-        self._waiting: queue.Queue[Entry | None] = queue.Queue(settings.queue_size + settings.max_workers)
-        self._executor = ThreadPoolExecutor(settings.max_workers, thread_name_prefix="taskqueue-worker")
-        self._lock = threading.Lock()  # guards the five fields below
-        self._left = threading.Condition(self._lock)  # told when a worker has signed off
-        self._active = 0
-        self._stopping = False
-        self._worker_ids: set[int] = set()
+        self._callbacks = Callbacks()
+        self._places = Places(settings.queue_size, self.metrics.depth)
         self._report: CloseReport | None = None
-        self._depth = threading.Lock()  # between reading the depth and noting it, so that the last note is the newest
         self._closing = threading.Lock()  # held by the one thread that closes
         self._feeder = Feeder(
-            ledger=self._ledger,
+            ledger=ledger,
             inflight=self._inflight,
             places=self._places,
             retrying_limit=settings.retrying_limit,
             batch=settings.queue_size,
-            enqueue=self._enqueue,
-        )
-        self._admission = Admission(
-            ledger=self._ledger,
-            inflight=self._inflight,
-            places=self._places,
-            metrics=self.metrics,
-            settings=settings,
-            enqueue=self._enqueue,
-            wake_feeder=self._feeder.wake,
+            enqueue=lambda entries: self._workers.enqueue(entries),  # noqa: PLW0108 - they are made below
         )
         self._attempts = Attempts(
             processor,
-            ledger=self._ledger,
+            ledger=ledger,
             inflight=self._inflight,
+            places=self._places,
             feeder=self._feeder,
             metrics=self.metrics,
             settings=settings,
             rng=random.Random(),
         )
+        commits, writer = ledger.commits, ledger.writer
+        writer.observe = self.metrics.committed
+        self._workers = self._attempts.workers = Workers(
+            size=settings.max_workers,
+            places=settings.queue_size,
+            metrics=self.metrics,
+            claim=self._attempts.claim,
+            run=self._attempts.run,
+            taken=self._places.give,
+            help=commits.help,
+            nudge=commits.nudge,
+            paused=lambda: commits.troubled or self._inflight.all_stuck(settings.max_workers),
+            busy=lambda: commits.busy,
+            ended=self._interpreter_ended,
+            commit_seconds=lambda: writer.seconds,
+        )
+        self._admission = Admission(
+            ledger=ledger,
+            inflight=self._inflight,
+            places=self._places,
+            metrics=self.metrics,
+            settings=settings,
+            workers=self._workers,
+            feeder=self._feeder,
+        )
+        self._start_threads()
+
+    def _start_threads(self) -> None:
+        commits, timeouts = self._ledger.commits, self._attempts.timeouts
+        self._commit_thread = threading.Thread(
+            target=commits.run, args=(self._tidy, self._resume), name="taskqueue-commits", daemon=True
+        )
         self._threads = [threading.Thread(target=self._feeder.run, name="taskqueue-feeder", daemon=True)]
-        if (timeouts := self._attempts.timeouts) is not None:
+        if timeouts is not None:
             self._threads.append(threading.Thread(target=timeouts.run, name="taskqueue-timeouts", daemon=True))
         try:
             self._attempts.recover()
-            for thread in self._threads:
+            for thread in (self._commit_thread, *self._threads):
                 thread.start()
         except BaseException:
             self._ledger.close()
             raise
+
+    def _tidy(self) -> None:
+        """Keep the ledger small."""
+        settings = self.settings
+        if settings.retain is not None or settings.retain_for is not None:
+            while self._ledger.expire(settings.retain, settings.retain_for) and self._report is None:
+                pass
+        self._ledger.tidy()
+
+    def _resume(self) -> None:
+        """After trouble with the ledger: claim again what waits."""
+        self._workers.pump()
+        self._feeder.wake()
+
+    def _interpreter_ended(self) -> None:
+        """Nothing can run any more: what was claimed is queued again, and nobody may wait for a place or a result."""
+        self._feeder.close()
+        self._places.close()
+        self._attempts.put_back(self._workers.take_untaken())
+        self._inflight.fail_waiting()
+
+    def _oldest_age(self) -> float:
+        first = self._workers.waiting.first()
+        return 0.0 if first is None else max(time.time() - first.due_at, 0.0)
 
     # The producers' side
 
@@ -166,12 +208,13 @@ class TaskQueue:
         Raises QueueFullError, QueueClosedError, KeyConflictError (the key stands for other work), TypeError or
         ValueError (params are no JSON object), LedgerError (the outcome is unknown; submitting again is safe).
         """
-        future: Future[JSON] = Future()
-        call = Call(draft(task), future)
+        refuse_on_a_full_stack()
+        call = self._call(task)
         self._admission.admit([call], timeout)
         if call.refused is not None:
             raise call.refused
-        return future
+        assert call.future is not None
+        return call.future
 
     @overload
     def submit_many(
@@ -190,7 +233,8 @@ class TaskQueue:
         is accepted; with overflow="block" a QueueFullError after `timeout` seconds may leave a part accepted, and
         submitting all of them again is safe. Otherwise raises what `submit` raises.
         """
-        calls = [Call(draft(task), Future() if futures else None) for task in tasks]
+        refuse_on_a_full_stack()
+        calls = [self._call(task) if futures else Call(draft(task), None) for task in tasks]
         self._admission.admit(calls, timeout)
         refused = [call for call in calls if call.refused is not None]
         if not futures:
@@ -214,8 +258,42 @@ class TaskQueue:
         self._inflight.wait_left(record)
         moved = self._ledger.replay(record)
         if moved is not None:
-            log_event("replayed", moved)
+            log_event("replayed", key, moved)
         return self.submit(record.task)
+
+    def purge(self, key: str) -> bool:
+        """Forget a finished task and its dead letters: its key is free again, and its output stays. False when the
+        key is unknown. Raises TaskQueueError when the task is not finished.
+        """
+        record = self._open_ledger().get(key)
+        if record is not None and not record.finished:
+            raise TaskQueueError(f"cannot purge {key!r}: its task is {record.status.value}, not finished")
+        return record is not None and self._ledger.purge(record)
+
+    def _call(self, task: Task) -> Call:
+        drafted = draft(task)
+        return Call(drafted, TaskFuture(drafted.key, self._callbacks, self._cancel, self._ledger.commits.help))
+
+    def _cancel(self, future: TaskFuture) -> bool:
+        """G10: detach one caller; when he was the last one and no worker is to run the task yet, cancel the task."""
+        detached = self._inflight.detach(future)
+        if detached is not None:
+            entry, phase = detached
+            if phase is Phase.QUEUED and self._workers.waiting.remove(entry):
+                self._places.give()  # else whoever is about to claim it gives its place back
+            try:
+                moved = self._ledger.cancel(entry.row)
+            except LedgerError:
+                logger.exception("%r could not be cancelled", future.key)
+                self._inflight.stay(entry, future)
+                self._feeder.wake()
+                return False
+            self._inflight.leave(entry)
+            self._feeder.wake()
+            if moved is not None:
+                log_event("cancelled", future.key, moved)
+                self.metrics.count("cancelled")
+        return future.give_up()
 
     # What is there
 
@@ -274,50 +352,50 @@ class TaskQueue:
     def _close(self, deadline: Deadline, drain: bool) -> CloseReport:
         """First nobody comes in, then the work ends, then the futures, the ledger last; whatever goes wrong."""
         started = time.monotonic()
+        final = deadline.later(GRACE)
         self._places.close_to_submits()
         stuck, waiting, drained = list[str](), -1, False
         try:
             if drain:
-                self.join(deadline.remaining())
+                with contextlib.suppress(LedgerError):
+                    self.join(deadline.remaining())
         finally:
             try:
-                stuck = self._stop_workers(deadline)
-                counts = self._ledger.counts()
-                waiting = counts[Status.QUEUED]
-                drained = waiting == counts[Status.RUNNING] == 0
+                stuck = self._stop_workers(deadline, final)
+                with contextlib.suppress(LedgerError):
+                    counts = self._ledger.counts()
+                    waiting = counts[Status.QUEUED]
+                    drained = waiting == counts[Status.RUNNING] == 0
             finally:
-                self._executor.shutdown(wait=False)
+                self._workers.shutdown(wait=False)
+                self._ledger.commits.close()
+                self._commit_thread.join(final.remaining())
                 self._inflight.close(drained=drained)
+                self._callbacks.close(final)
                 self._ledger.close()
         elapsed = time.monotonic() - started
         return CloseReport(drained=drained, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
 
-    def _stop_workers(self, deadline: Deadline) -> list[str]:
+    def _stop_workers(self, deadline: Deadline, final: Deadline) -> list[str]:
         """End the feeder and the workers; the keys of the tasks that were released because they did not end."""
-        final = deadline.later(GRACE)
         self._feeder.close()
         self._places.close()
         self._attempts.close()
-        with self._lock:
-            self._stopping = True
-            idle = self._active
-        for _ in range(idle):
-            self._waiting.put_nowait(None)  # wakes a worker that lingers at the queue
         self._inflight.wait_arrivals(final)
-        released = [] if self._inflight.wait_workers(deadline) else self._attempts.release_running(final)
-        stuck = [record.idempotency_key for record in released] + self._inflight.stuck()
-        with self._lock:  # a worker may be busy in the callback of a future, too: never wait without a limit
-            all_left = not stuck and self._left.wait_for(lambda: self._active <= 0, final.remaining())
-        self._executor.shutdown(wait=all_left)
+        self._attempts.put_back(self._workers.stop(final))
+        released = [] if self._inflight.wait_settled(deadline) else self._attempts.release(self._inflight.working())
+        stuck = released + self._inflight.stuck()
+        # A worker may be busy in user code all the same: never wait without a limit.
+        all_left = not stuck and self._workers.wait_left(final)
+        self._workers.shutdown(wait=all_left)
         for thread in self._threads:
             thread.join(final.remaining())
         return stuck
 
     def _refuse_in_worker(self, name: str) -> None:
         self._ledger.refuse_after_fork()
-        with self._lock:  # a future's callback may run in the thread of the timeouts, too
-            inside = threading.get_ident() in self._worker_ids or threading.current_thread() in self._threads
-        if inside:
+        ours = (*self._threads, self._commit_thread, self._callbacks.thread)
+        if self._workers.is_worker() or threading.current_thread() in ours:
             raise TaskQueueError(f"{name}() was called by a processor of this queue: it would wait for itself")
 
     def __enter__(self) -> Self:
@@ -327,71 +405,3 @@ class TaskQueue:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close(drain=kind is None)
-
-    # The workers
-
-    def _enqueue(self, entry: Entry) -> None:
-        """Hand a task that holds a place to the workers, and see that one is at work. Never fails: its row stands."""
-        self._waiting.put_nowait(entry)
-        self._note_depth()
-        with self._lock:
-            if self._active >= self.settings.max_workers or self._stopping:
-                return
-            self._active += 1
-        try:
-            self._executor.submit(self._work)
-        except BaseException as error:
-            with self._lock:
-                self._active -= 1
-            if not isinstance(error, RuntimeError):
-                raise
-            if "shutdown" in str(error):  # the interpreter ends; the row is on disk, and nobody waits for a worker
-                self._places.close_to_submits()
-
-    def _work(self) -> None:
-        """A worker: task after task until none comes for a while.
-
-        It then goes back to the executor, which can end it; a worker that waited here for ever would keep a
-        program that forgot `close` from exiting.
-        """
-        with self._lock:
-            self._worker_ids.add(threading.get_ident())
-        while (entry := self._next()) is not None:
-            try:
-                self._attempts.run(entry)
-            except BaseException:  # noqa: BLE001 - a worker never dies of one task
-                logger.exception("a worker met an error of its own at %r", entry.draft.key)
-
-    def _next(self) -> Entry | None:
-        """The next task, its place given back; None when the worker may go."""
-        while not self._stopping:
-            try:
-                entry = self._waiting.get(timeout=LINGER)
-            except queue.Empty:
-                if self._may_leave():
-                    return None
-                continue
-            if entry is not None and self._taken():
-                return entry
-        self._may_leave()
-        return None
-
-    def _note_depth(self) -> None:
-        with self._depth:
-            self.metrics.depth(self._waiting.qsize())
-
-    def _taken(self) -> bool:
-        """Give the place back; False when the queue is stopping and the task stays queued in the ledger."""
-        self._places.give()
-        self._note_depth()
-        return not self._stopping
-
-    def _may_leave(self) -> bool:
-        """Sign off, unless a task came in the meantime: `_enqueue` counts the workers under the same lock."""
-        with self._lock:
-            if not self._stopping and not self._waiting.empty():
-                return False
-            self._active -= 1
-            self._worker_ids.discard(threading.get_ident())
-            self._left.notify_all()
-            return True

@@ -29,6 +29,8 @@ class QueueSettings:
     retry         which errors are tried again, how often and after which delay
     task_timeout  seconds after which an attempt counts as failed; None: never
     max_retrying  retry-waiting tasks beyond which submits are held back; None: 10 x queue_size
+    retain        successes that the ledger keeps, the last ones; None: all
+    retain_for    seconds for which it keeps them; None: for ever
     """
 
     durability: str = "power"
@@ -38,6 +40,8 @@ class QueueSettings:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     task_timeout: float | None = None
     max_retrying: int | None = None
+    retain: int | None = None
+    retain_for: float | None = None
 
     def __post_init__(self) -> None:
         _check_choice("durability", self.durability, DURABILITIES)
@@ -46,10 +50,11 @@ class QueueSettings:
             _check_count(name, getattr(self, name))
         if not isinstance(self.retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, got {self.retry!r}")
-        if self.max_retrying is not None:
-            _check_count("max_retrying", self.max_retrying)
-        if self.task_timeout is not None and not 0 < self.task_timeout < float("inf"):
-            raise ValueError(f"task_timeout must be a positive number of seconds or None, got {self.task_timeout!r}")
+        for name in ("max_retrying", "retain"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        for name in ("task_timeout", "retain_for"):
+            _check_seconds(name, getattr(self, name))
 
     @property
     def retrying_limit(self) -> int:
@@ -75,6 +80,8 @@ _VARIABLES: _Variables = {
     "OVERFLOW": ("overflow", str),
     "TASK_TIMEOUT": ("task_timeout", float),
     "MAX_RETRYING": ("max_retrying", int),
+    "RETAIN": ("retain", int),
+    "RETAIN_FOR": ("retain_for", float),
 }
 _RETRY_VARIABLES: _Variables = {
     "MAX_ATTEMPTS": ("max_attempts", int),
@@ -128,3 +135,8 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_seconds(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number of seconds or None, got {value!r}")

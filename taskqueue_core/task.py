@@ -54,7 +54,20 @@ class Task:
         """The idempotency key. A JSON pair, so that ("a#b", "c") and ("a", "b#c") cannot meet."""
         if self.idempotency_key is not None:
             return self.idempotency_key
-        return to_json([self.image_key, self.variant])
+        return f"[{_quoted(self.image_key)},{_quoted(self.variant)}]"  # what to_json makes of the pair
+
+
+def stored_task(image_key: str, variant: str, params: dict[str, JSON], key: str) -> Task:
+    """A task that was checked when it was submitted; checking it again for each attempt would cost 3 us."""
+    task = object.__new__(Task)
+    _set(task, "image_key", image_key)
+    _set(task, "variant", variant)
+    _set(task, "params", params)
+    _set(task, "idempotency_key", key)
+    return task
+
+
+_set = object.__setattr__  # the dataclass is frozen for everybody else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +75,8 @@ class TaskRecord:
     """A task as the ledger has it. Times are seconds since the epoch; `value` is decoded.
 
     `attempt` counts claims, `retries` the attempts that failed and were tried again, `crashes` the owners
-    that died while the task was running. `version` grows with every change and guards the next one.
+    that died while the task was running. `version` grows with every change and guards the next one. `finished_at`
+    is None until the task has succeeded or failed.
     """
 
     id: int
@@ -82,11 +96,12 @@ class TaskRecord:
     value: JSON
     error: str | None
     version: int
+    finished_at: float | None = None
 
     @property
     def task(self) -> Task:
         """The task to hand to a processor, with params of its own."""
-        return Task(self.image_key, self.variant, copy.deepcopy(self.params), self.idempotency_key)
+        return stored_task(self.image_key, self.variant, copy.deepcopy(dict(self.params)), self.idempotency_key)
 
     @property
     def finished(self) -> bool:
@@ -94,9 +109,13 @@ class TaskRecord:
         return self.status in (Status.SUCCESS, Status.FAILED)
 
 
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_quoted = json.encoder.encode_basestring
+
+
 def to_json(value: JSON) -> str:
     """Write a value as canonical JSON text: sorted keys, no spaces, no NaN. Raises TypeError or ValueError."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = _encode(value)
     if text.count("[") + text.count("{") > DEEPEST and _deeper(value, DEEPEST):
         raise ValueError(f"nested more than {DEEPEST} deep")
     return text

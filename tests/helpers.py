@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from taskqueue_core import Output, RetryPolicy, Status, Task, TaskFailedError, TaskQueue
+from taskqueue_core import LedgerError, Output, RetryPolicy, Status, Task, TaskFailedError, TaskQueue
+from taskqueue_core.arrows import Draft, Success
 from taskqueue_core.database import LedgerView
-from taskqueue_core.ledger import Draft, Ledger
+from taskqueue_core.ledger import Ledger
 
 FILES = Path("/proc/self/fd")  # Linux
 LONG = 20.0  # seconds: a limit that only a hang reaches
@@ -109,6 +111,22 @@ class Pause:
         assert self.reached.wait(LONG), "nobody came to the call"
 
 
+def report_failed(ledger: Ledger, kind: str) -> list[int]:
+    """Report the next transaction with changes of this kind as failed, after its COMMIT; grows when that was done."""
+    writer, reported = ledger.writer, list[int]()
+    transact = writer._transact
+    apply = {"insert": ledger._insert, "claim": ledger.claims.apply, "success": ledger.successes.apply}[kind]
+
+    def carry_out(batch: list[Any], careful: bool) -> None:
+        transact(batch, careful)
+        if not reported and any(request.apply == apply for request in batch):
+            reported.append(len(batch))
+            raise LedgerError("disk I/O error, as the test says", code="SQLITE_IOERR_FSYNC")
+
+    writer._transact = carry_out  # type: ignore[method-assign]
+    return reported
+
+
 def wait_looks(queue: TaskQueue, count: int) -> None:
     """Wait until the feeder has looked so many more times at what is due."""
     feeder = queue._feeder
@@ -181,16 +199,34 @@ def orphans(path: Path, keys: Sequence[str], *, crashes: int = 1) -> None:
             ledger.recover()
             waiting = {record.idempotency_key: record for record in ledger.records(Status.QUEUED)}
             if crash == 0:
-                waiting |= {key: ledger.insert([Draft(key, key, "", "{}")])[0].record for key in keys}
+                waiting |= {key: ledger.insert([Draft(key, key, "", "{}")])[0] for key in keys}
             for key in keys:
                 assert ledger.claim(waiting[key]) is not None
 
 
+def posted(ledger: Ledger, *, claims: Sequence[Any] = (), successes: Sequence[Any] = ()) -> list[Any]:
+    """Post claims of rows and successes (row, value, output) together; the answers, claims first, in their order.
+
+    They are led by a thread of their own: the main thread would leave the telling to the commit thread.
+    """
+    answers: dict[int, Any] = {}
+    ledger.claims.done = ledger.successes.done = lambda items, results: answers.update(
+        zip(map(id, items), results, strict=True)
+    )
+    claiming = [SimpleNamespace(row=row) for row in claims]
+    succeeding = [Success(*success) for success in successes]
+    ledger.claims.post(claiming)
+    ledger.successes.post(succeeding)
+    with threads(1) as pool:
+        assert pool.submit(ledger.commits.help).result(LONG)
+    return [answers.get(id(item)) for item in (*claiming, *succeeding)]
+
+
 def balance(path: str | Path, submitted: int) -> dict[Status, int]:
-    """Nothing lost, nothing invented: submitted = queued + running + success + failed. The counts."""
+    """Nothing lost, nothing invented: submitted = queued + running + success + failed + purged. The counts."""
     with LedgerView.inspect(path) as view:
-        counts = view.counts()
-    assert sum(counts.values()) == submitted, counts
+        counts, purged = view.counts(), view.purged()
+    assert sum(counts.values()) + purged == submitted, (counts, purged)
     return counts
 
 

@@ -1,4 +1,4 @@
-"""The README's result, made from the committed reference run: `python -m tests.readme --write` renews it.
+"""The README's tables, made from the committed reference runs: `python -m tests.readme --write` renews them.
 
 Without --write it says whether the README is up to date (exit status 1 when it is not).
 """
@@ -14,11 +14,29 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 REFERENCE = ROOT / "bench_results" / "reference"
-BEGIN = "<!-- reference: python -m tests.readme --write -->\n"
 END = "<!-- end of reference -->\n"
 
 
-def block() -> str:
+def blocks() -> dict[str, str]:
+    """Each table by the line of the README above it."""
+    return {
+        "<!-- reference: python -m tests.readme --write -->\n": comparison(),
+        "<!-- speed: python -m tests.benchmarks, python -m tests.readme --write -->\n": speed(),
+    }
+
+
+def speed() -> str:
+    """The speed table as Markdown: each goal with its ratio, what was wanted, and whether that was reached."""
+    result = json.loads((REFERENCE / "speed.json").read_text(encoding="utf-8"))
+    rows = ["| work | of | found | wanted | |", "|---|---|---:|---:|---|"]
+    rows += [_goal(row, goal) for row in result["rows"] for goal in row["goals"]]
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    where = f"{result['created'][:10]}, {machine['cores']} cores, {machine['python']}, {versions}"
+    return "\n".join([*rows, "", f"({where}; `bench_results/reference/speed.json`)", ""])
+
+
+def comparison() -> str:
     """The reference run as Markdown: a table of both arms, the verdict, the machine."""
     (path,) = REFERENCE.glob("*-c100.json")
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -32,21 +50,33 @@ def block() -> str:
     return "\n".join([*rows, "", "```", _verdict(result), "```", "", f"({where}; `{path.relative_to(ROOT)}`)", ""])
 
 
-def current(readme: str) -> str:
-    """What the README shows now."""
-    return readme.partition(BEGIN)[2].partition(END)[0]
+def renewed(readme: str) -> str:
+    """The README with its tables as the reference runs say."""
+    for begin, block in blocks().items():
+        head, _, tail = readme.partition(begin)
+        readme = head + begin + block + END + tail.partition(END)[2]
+    return readme
 
 
 def main() -> int:
     """Check or renew the README."""
     readme = README.read_text(encoding="utf-8")
-    if current(readme) == block():
+    if renewed(readme) == readme:
         return 0
     if "--write" not in sys.argv:
         return 1
-    head, tail = readme.partition(BEGIN)[0], readme.partition(END)[2]
-    README.write_text(head + BEGIN + block() + END + tail, encoding="utf-8")
+    README.write_text(renewed(readme), encoding="utf-8")
     return 0
+
+
+def _goal(row: dict[str, Any], goal: dict[str, Any]) -> str:
+    found, sign = goal["found"], "<=" if goal["at_most"] else ">="
+    floor = "" if goal["floor"] is None else f" ({goal['floor']:g})"
+    ratio, unit = ("x", f" of {goal['reference']}") if goal["reference"] else ("", "")
+    span = f" [{found['low']:.3g}, {found['high']:.3g}]" if found["low"] < found["high"] else ""
+    figure = f"{ratio}{found['median']:.3g}{span}"
+    name = goal["figure"].replace("_", " ")
+    return f"| {row['text']} | {name}{unit} | {figure} | {sign} {goal['wanted']:g}{floor} | {goal['judgement']} |"
 
 
 def _row(arm: str, figures: dict[str, Any]) -> str:

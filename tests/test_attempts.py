@@ -3,15 +3,18 @@
 import errno
 import logging
 import sqlite3
+import sys
+from concurrent.futures import wait
 from contextlib import closing
 
 import pytest
-from helpers import LONG, NEVER, Work, failure, sql, tasks, threads, until, wait_looks
+from helpers import LONG, NEVER, Work, failure, nested, sql, tasks, threads, until, wait_looks
 
 from taskqueue_core import (
     ErrorClass,
     LedgerError,
     PermanentError,
+    QueueClosedError,
     QueueFullError,
     RetryPolicy,
     Status,
@@ -84,7 +87,7 @@ def test_a_task_that_waits_for_its_retry_occupies_no_worker(open_queue):
     record = queue.get(CAT.key)
     assert (record.status, record.retries, record.attempt) == (Status.QUEUED, 1, 1)
     assert record.run_at > record.created_at + 900
-    assert queue._inflight.still_running() == []
+    assert queue._inflight.working() == []
     assert record.error == "TransientError: later"
 
 
@@ -147,6 +150,8 @@ def test_users_decide_what_is_transient(open_queue):
 @pytest.fixture
 def soon(monkeypatch):
     """What is tried again while the ledger cannot be written, is tried again soon."""
+    monkeypatch.setattr("taskqueue_core.commits.TIDY", 0.01)  # the commit thread sleeps no longer than that
+    monkeypatch.setattr("taskqueue_core.commits.PAUSE", 0.01)
     monkeypatch.setattr("taskqueue_core.attempts.PAUSE", 0.01)
     monkeypatch.setattr("taskqueue_core.feeder.PAUSE", 0.01)
 
@@ -186,7 +191,7 @@ def test_finished_work_is_kept_until_the_ledger_takes_it(open_queue, path, trigg
 
     def refuse():
         work.release()
-        until(lambda: caplog.text.count("an outcome could not be recorded") >= 2)
+        until(lambda: caplog.text.count("the ledger cannot be written") >= 2)
         assert not future.done()
         assert sql(path, "SELECT status, version FROM tasks") == [("running", 2)]
 
@@ -198,51 +203,65 @@ def test_finished_work_is_kept_until_the_ledger_takes_it(open_queue, path, trigg
 
 
 def test_a_claim_that_fails_is_tried_again(open_queue, trigger, soon, caplog):
-    """The task loses nothing."""
-    work = Work()
-    queue = open_queue(work)
+    """The tasks lose nothing."""
+    work = Work(hold=True)
+    queue = open_queue(work, max_workers=1)
+    first = queue.submit(Task("first"))
+    work.wait_started()
+    futures = queue.submit_many([CAT, NEXT])
 
     def refuse():
-        future = queue.submit(CAT)
-        until(lambda: caplog.text.count("could not be claimed") >= 2)
-        assert not future.done()
+        work.release()
+        until(lambda: caplog.text.count("the ledger cannot be written") >= 2)
+        assert not any(future.done() for future in futures)
 
     trigger("UPDATE ON tasks WHEN new.status = 'running'", refuse)
-    assert queue.submit(CAT).result(LONG) == {}
-    assert queue.get(CAT.key).attempt == 1
+    assert [future.result(LONG) for future in (first, *futures)] == [{}, {}, {}]
+    assert [record.attempt for record in queue.records()] == [1, 1, 1]
+    assert work.calls == ["first", "cat.jpg", "next"]
 
 
 def test_a_claim_that_fails_is_not_tried_again_at_once(open_queue, trigger, monkeypatch, caplog):
     """The task is due, the feeder looks, and nobody spins; closing ends the pause."""
-    monkeypatch.setattr("taskqueue_core.attempts.PAUSE", 1000.0)
-    queue = open_queue()
+    monkeypatch.setattr("taskqueue_core.commits.PAUSE", 1000.0)
+    work = Work(hold=True)
+    queue = open_queue(work, max_workers=1)
+    queue.submit(Task("first"))
+    work.wait_started()
+    queue.submit(CAT)
 
     def refuse():
-        queue.submit(CAT)
-        until(lambda: "could not be claimed" in caplog.text)
+        work.release()
+        until(lambda: "the ledger cannot be written" in caplog.text)
         wait_looks(queue, 5)
-        assert caplog.text.count("could not be claimed") == 1
+        assert caplog.text.count("the ledger cannot be written") == 1
 
     trigger("UPDATE ON tasks WHEN new.status = 'running'", refuse)
     report = queue.close(drain=False)
     assert (report.waiting, report.stuck) == (1, ())
 
 
-def test_closing_does_not_wait_for_a_ledger_that_takes_nothing(open_queue, path, trigger, soon):
-    """The task is left running in the file; the next owner recovers it."""
+def test_closing_does_not_wait_for_a_ledger_that_takes_nothing(open_queue, trigger, soon, caplog):
+    """The task is named, and left running in the file; the next owner recovers it."""
     work = Work(hold=True)
     queue = open_queue(work)
     queue.submit(CAT)
     work.wait_started()
 
+    future = queue.submit(CAT)
+
     def refuse():
         work.release()
-        with pytest.raises(LedgerError, match="not now"):
-            queue.close(timeout=0.05)
+        reports.append(queue.close(timeout=0.05))
 
+    reports = []
     trigger("UPDATE ON tasks", refuse)
+    assert (reports[0].drained, reports[0].stuck, reports[0].waiting) == (False, (CAT.key,), 0)
+    assert reports[0].elapsed_s < 1.05
+    assert "could not be released" in caplog.text
+    with pytest.raises(QueueClosedError):
+        future.result(0)
     with open_queue() as again:
-        queue._report = again.close  # for the fixture
         assert again.join(LONG)
         assert again.metrics.snapshot().recovered == 1
         assert again.get(CAT.key).status is Status.SUCCESS
@@ -278,14 +297,13 @@ def test_an_error_of_the_queues_own_is_the_outcome_of_the_task(open_queue, monke
         raise bug
 
     with monkeypatch.context() as patch:
-        patch.setattr(queue._attempts, "_succeeded", broken)
+        patch.setattr(queue._ledger.successes, "post", broken)
         assert failure(queue, CAT).__cause__ is bug
+    assert 'met an error of its own at \'["cat.jpg"' in caplog.text
     with monkeypatch.context() as patch:
-        patch.setattr(
-            queue._metrics if hasattr(queue, "_metrics") else queue.metrics, "finished", broken_once(queue, bug)
-        )
+        patch.setattr(queue.metrics, "finished", broken_once(queue, bug))
         assert queue.submit(NEXT).result(LONG) == {}
-    assert "met an error of its own" in caplog.text
+    assert "met an error of its own at 1 results" in caplog.text
     assert queue.join(LONG)
 
 
@@ -299,6 +317,15 @@ def broken_once(queue, bug):
         finished(*args)
 
     return once
+
+
+def test_values_nested_as_deep_as_the_stack_end_their_tasks_one_way_or_the_other(open_queue):
+    """What JSON can still write it cannot always read again: a value, or an error, but nobody waits for ever."""
+    depths = range(sys.getrecursionlimit() - 70, sys.getrecursionlimit())
+    queue = open_queue(lambda task: nested(task.params["depth"]), max_workers=2)
+    futures = queue.submit_many([Task(f"d{depth}", params={"depth": depth}) for depth in depths])
+    assert not wait(futures, LONG).not_done
+    assert queue.join(LONG)
 
 
 def test_a_worker_that_submits_into_a_full_queue_can_give_up(open_queue):

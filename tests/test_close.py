@@ -4,11 +4,10 @@ import threading
 import time
 
 import pytest
-from helpers import LONG, NEVER, Pause, Work, at_once, balance, orphans, tasks, threads, until
+from helpers import LONG, NEVER, Pause, Work, at_once, balance, orphans, sql, tasks, threads, until
 
 from taskqueue_core import (
     LedgerError,
-    PermanentError,
     QueueClosedError,
     RetryPolicy,
     Status,
@@ -71,7 +70,7 @@ def test_close_without_drain_waits_only_for_what_is_running(open_queue, path):
     work.wait_started()
     with threads(1) as pool:
         closing = pool.submit(queue.close, LONG, drain=False)
-        until(lambda: queue._stopping)
+        until(lambda: queue._workers._stopping)
         work.release()
         report = closing.result(LONG)
     assert (report.drained, report.waiting, report.stuck) == (False, 2, ())
@@ -108,18 +107,18 @@ def test_a_stuck_task_goes_back_to_queued_at_the_deadline(open_queue, path):
     assert balance(path, 1)[Status.SUCCESS] == 1
 
 
-def test_a_task_claimed_while_close_gives_up_is_released_too(open_queue, path):
-    """A worker has taken it and stands before its claim when the deadline passes: close neither waits for its
-    processor nor leaves it running.
+def test_a_task_taken_while_close_gives_up_is_released_too(open_queue, path):
+    """A worker has taken it and stands before its processor when the deadline passes: close neither waits for that
+    processor nor leaves the task running.
     """
     work = Work(hold=True)
     queue = open_queue(work, max_workers=1)
-    pause = Pause(queue._ledger, "claim")
+    pause = Pause(queue._workers, "_run")
     queue.submit(CAT)
     pause.wait_reached()
     with threads(1) as pool:
         closing = pool.submit(queue.close, 0.0, drain=False)
-        until(lambda: queue._stopping)
+        until(lambda: queue._workers._stopping)
         pause.go.set()
         report = closing.result(LONG)
     assert report.elapsed_s < 1
@@ -129,22 +128,69 @@ def test_a_task_claimed_while_close_gives_up_is_released_too(open_queue, path):
     assert counts[Status.QUEUED] == 1
 
 
-def test_a_task_taken_while_the_queue_closes_is_not_begun(open_queue, path):
-    """A worker has just taken it out; it stays queued, untouched."""
-    work = Work()
-    queue = open_queue(work)
-    pause = Pause(queue._inflight, "take", after=True)
-    queue.submit(CAT)
+@pytest.mark.parametrize("timeout", [0.0, LONG])
+def test_a_task_that_is_being_claimed_while_the_queue_closes_is_not_begun(open_queue, path, timeout):
+    """It has left the bounded queue, and its claim is on its way: close waits for that moment, and queues it again."""
+    work = Work(hold=True)
+    queue = open_queue(work, max_workers=1)
+    queue.submit(Task("first"))
+    work.wait_started()
+    waiting = queue.submit(CAT)
+    pause = Pause(queue._workers, "_claim")
+    work.release()
     pause.wait_reached()
     with threads(1) as pool:
-        closing = pool.submit(queue.close, LONG, drain=False)
-        until(lambda: queue._stopping)
+        closing = pool.submit(queue.close, timeout, drain=False)
+        until(lambda: queue._workers._stopping)
         pause.go.set()
         report = closing.result(LONG)
-    assert (report.waiting, report.stuck, work.calls) == (1, (), [])
+    assert (report.waiting, report.stuck, work.calls) == (1, (), ["first"])
+    with pytest.raises(QueueClosedError):
+        waiting.result(0)
     with open_queue() as again:
         assert again.join(LONG)
-        assert again.get(CAT.key).attempt == 1
+        record = again.get(CAT.key)
+        assert (record.retries, record.crashes) == (0, 0)
+
+
+def test_a_task_that_is_claimed_while_the_queue_closes_is_not_begun(open_queue, path):
+    """Its claim is written, and no worker has been told: close waits until it can take the task back."""
+    work = Work()
+    queue = open_queue(work, max_workers=1)
+    pause = Pause(queue._workers, "ready")
+    with threads(2) as pool:
+        submitting = pool.submit(queue.submit, CAT)
+        pause.wait_reached()
+        closing = pool.submit(queue.close, LONG, drain=False)
+        until(lambda: queue._workers._stopping)
+        assert sql(path, "SELECT status FROM tasks") == [("running",)]
+        pause.go.set()
+        future = submitting.result(LONG)
+        report = closing.result(LONG)
+    assert (report.waiting, report.stuck, work.calls) == (1, (), [])
+    with pytest.raises(QueueClosedError):
+        future.result(0)
+    with open_queue() as again:
+        assert again.join(LONG)
+        record = again.get(CAT.key)
+        assert (record.retries, record.crashes) == (0, 0)
+
+
+def test_a_success_that_its_worker_leaves_behind_while_the_queue_closes_is_written(open_queue, path):
+    """The worker finds that it has to go, and nobody else has anything to write: its result is not lost."""
+    work = Work(hold=True)
+    queue = open_queue(work, max_workers=1)
+    future = queue.submit(CAT)
+    work.wait_started()
+    with threads(1) as pool:
+        closing = pool.submit(queue.close, 5.0, drain=False)
+        until(lambda: queue._workers._stopping)
+        work.release()
+        report = closing.result(LONG)
+    assert (report.drained, report.stuck) == (True, ())
+    assert report.elapsed_s < 5
+    assert future.result(0) == {}
+    assert balance(path, 1)[Status.SUCCESS] == 1
 
 
 def test_close_does_not_wait_for_a_callback_that_is_stuck(open_queue, monkeypatch):
@@ -167,16 +213,17 @@ def test_close_does_not_wait_for_a_callback_that_is_stuck(open_queue, monkeypatc
     assert report.elapsed_s < 1.1
 
 
-def test_a_result_beside_the_deadline_is_told_once(open_queue, path, caplog):
+def test_a_result_beside_the_deadline_is_told_once(open_queue, path, caplog, monkeypatch):
     """One task is committed and its future not told yet, another is stuck: close fails neither itself nor the
     first one's result.
     """
+    monkeypatch.setattr("taskqueue_core.queue.GRACE", 0.1)
     work = Work(hold=True)
     quick = Work()
     queue = open_queue(lambda task: work(task) if task.image_key == "stuck" else quick(task), max_workers=2)
     stuck = queue.submit(Task("stuck"))
     work.wait_started()
-    pause = Pause(queue._ledger, "succeed", after=True)
+    pause = Pause(queue._ledger.successes, "done")
     done = queue.submit(CAT)
     pause.wait_reached()
     with threads(1) as pool:
@@ -304,12 +351,12 @@ def test_submits_that_race_with_close_are_refused_or_on_disk(open_queue, path):
 
 def test_a_submit_that_writes_its_row_while_the_queue_closes_is_accepted(open_queue, path):
     """Its place was taken before; the task is there when the ledger is opened again."""
-    queue = open_queue(max_workers=1, queue_size=1)
-    pause = Pause(queue._ledger, "insert")
+    queue = open_queue(Work(hold=True), max_workers=1, queue_size=1)
+    pause = Pause(queue._ledger, "admit")
     with threads(2) as pool:
         submitting = pool.submit(queue.submit, CAT)
         pause.wait_reached()
-        closing = pool.submit(queue.close, 5.0, drain=False)
+        closing = pool.submit(queue.close, 0.3, drain=False)
         until(lambda: closing.done() or queue._inflight._landed._waiters)
         pause.go.set()
         future = submitting.result(LONG)
@@ -319,22 +366,23 @@ def test_a_submit_that_writes_its_row_while_the_queue_closes_is_accepted(open_qu
     assert balance(path, 1)[Status.QUEUED] == 1
 
 
-def test_the_wake_up_of_idle_workers_does_not_crowd_out_a_submit(open_queue, path):
-    """All workers are busy, the one place is just being taken, and close wakes whoever is idle."""
+def test_a_submit_that_has_the_last_place_while_the_queue_closes_is_accepted(open_queue, path):
+    """All workers are busy, the one place is taken, and its row is just being written."""
     work = Work(hold=True)
     queue = open_queue(work, max_workers=2, queue_size=1)
     queue.submit(Task("a"))
     work.wait_started()
     queue.submit(Task("b"))
     work.wait_started()
-    pause = Pause(queue._ledger, "insert")
+    pause = Pause(queue._ledger, "admit")
     with threads(2) as pool:
         submitting = pool.submit(queue.submit, CAT)
         pause.wait_reached()
         closing = pool.submit(queue.close, 5.0, drain=False)
-        until(lambda: queue._waiting.qsize() == 2)
+        until(lambda: queue._inflight._landed._waiters)
         pause.go.set()
         submitting.result(LONG)
+        until(lambda: queue._workers._stopping)
         work.release()
         assert closing.result(LONG).waiting == 1
     balance(path, 3)
@@ -354,17 +402,21 @@ def test_a_queue_whose_recovery_fails_is_closed(path):
         assert queue.join(LONG)
 
 
-def test_close_comes_back_when_the_ledger_fails(open_queue, monkeypatch):
-    """The error comes through, and nothing is left open."""
-    queue = open_queue(Work({"bad": [PermanentError("no")]}))
+@pytest.mark.parametrize(
+    ("failing", "told"),
+    [(["unfinished"], (True, 0)), (["counts"], (False, -1)), (["unfinished", "counts"], (False, -1))],
+)
+def test_close_comes_back_when_the_ledger_fails(open_queue, monkeypatch, failing, told):
+    """With what can be told, and nothing is left open."""
+    queue = open_queue()
     queue.submit(CAT).result(LONG)
 
     def fail():
         raise LedgerError("disk I/O error")
 
-    monkeypatch.setattr(queue._ledger, "unfinished", fail)
-    with pytest.raises(LedgerError, match="disk I/O error"):
-        queue.close()
+    for read in failing:
+        monkeypatch.setattr(queue._ledger, read, fail)
+    report = queue.close()
+    assert (report.drained, report.waiting, report.stuck) == (*told, ())
     with open_queue() as again:
         assert again.get(CAT.key).status is Status.SUCCESS
-    queue._report = again.close()  # for the fixture: it is closed, and has no report of its own

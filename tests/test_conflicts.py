@@ -20,7 +20,7 @@ def test_a_key_that_stands_for_other_work_is_refused(open_queue, state, reopened
     future = queue.submit(CAT)
     work.wait_started()
     if state != "in flight":
-        until(lambda: not queue._inflight.still_running())
+        until(lambda: not queue._inflight.working())
     if reopened:
         queue.close(timeout=0.01)
         queue = open_queue(Work(hold=True), retry=NEVER)

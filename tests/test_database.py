@@ -8,15 +8,16 @@ import sys
 from contextlib import closing
 
 import pytest
-from helpers import draft, environ, run_python, sql
+from helpers import draft, environ, posted, run_python, sql
 
 from taskqueue_core import LedgerError, LedgerInUseError, Status, Task, TaskQueue
+from taskqueue_core.arrows import Row
 from taskqueue_core.database import SCHEMA_VERSION, LedgerView
 from taskqueue_core.ledger import Ledger
 
 COLUMNS = (
     "id idempotency_key image_key variant params status retries attempt crashes created_at run_at output_key size"
-    " sha256 value error version"
+    " sha256 value error version finished_at"
 )
 
 
@@ -137,6 +138,7 @@ def test_tables_have_the_promised_columns(path):
         *("id", "task_id", "idempotency_key", "image_key", "variant", "params", "reason", "error", "retries"),
         *("attempt", "crashes", "failed_at", "replayed_at"),
     }
+    assert sql(path, "SELECT * FROM counters") == [("purged", 0)]
     assert sql(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
 
 
@@ -144,7 +146,7 @@ def test_an_interrupted_first_opening_is_made_up_for(path):
     """The file exists, its tables do not."""
     database(path, "PRAGMA journal_mode = WAL")
     with closing(Ledger(path)) as ledger:
-        assert ledger.insert([draft()])[0].created
+        assert isinstance(ledger.insert([draft()])[0], Row)
 
 
 def test_inspection_works_beside_a_running_owner(path, open_queue):
@@ -220,7 +222,8 @@ def test_a_locked_file_is_told_by_sqlites_own_code(path):
             with pytest.raises(LedgerError, match=r"tasks\.db.*SQLITE_BUSY") as caught:
                 ledger.insert([draft()])
             assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
-        assert ledger.insert([draft()])[0].created
+            assert (caught.value.code, caught.value.damaged) == ("SQLITE_BUSY", False)
+        assert isinstance(ledger.insert([draft()])[0], Row)
 
 
 def test_a_full_file_keeps_what_it_has(path):
@@ -228,12 +231,54 @@ def test_a_full_file_keeps_what_it_has(path):
     with closing(Ledger(path, durability="process")) as ledger:
         pages = ledger._writer.execute("PRAGMA page_count").fetchone()[0]
         ledger._writer.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(LedgerError, match="SQLITE_FULL"):
+        with pytest.raises(LedgerError, match="SQLITE_FULL") as caught:
             ledger.insert([draft(f"k{n}", '{"x":"' + "y" * 500 + '"}') for n in range(100)])
+        assert (caught.value.code, caught.value.damaged) == ("SQLITE_FULL", False)
         assert ledger.records() == []
         ledger._writer.execute("PRAGMA max_page_count = 1000000")
-        assert ledger.insert([draft()])[0].created
+        assert isinstance(ledger.insert([draft()])[0], Row)
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.fixture
+def damaged(path):
+    """A ledger whose index of keys is overwritten."""
+    with closing(Ledger(path, durability="process")) as ledger:
+        ledger.insert([draft(f"k{n}") for n in range(500)])
+    ((page,),) = sql(path, "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_tasks_1'")
+    ((size,),) = sql(path, "PRAGMA page_size")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    return path
+
+
+def test_a_damaged_file_is_not_written_any_more_and_the_remedy_is_told(damaged):
+    """Neither by the arrow that has found out nor by the next one, which would not have touched the damage."""
+    with closing(Ledger(damaged, durability="process")) as ledger:
+        record = ledger.records()[0]
+        with pytest.raises(LedgerError, match=r"tasks\.db.* is damaged.*restore a backup.*\.recover") as caught:
+            ledger.insert([draft("new")])
+        assert (caught.value.code.startswith("SQLITE_CORRUPT"), caught.value.damaged) == (True, True)
+        before = contents(damaged.parent)
+        for call in (lambda: ledger.claim(record), lambda: ledger.cancel(record), lambda: ledger.insert([draft("x")])):
+            with pytest.raises(LedgerError, match="nothing more is written to it") as caught:
+                call()
+            assert caught.value.damaged
+        assert contents(damaged.parent) == before
+        assert ledger.commits.troubled
+        assert len(ledger.records()) == 500  # what can be read is read on
+
+
+def test_a_posted_change_of_a_damaged_file_is_told_and_not_kept(damaged):
+    """Nobody waits for a file that does not mend itself."""
+    with closing(Ledger(damaged, durability="process")) as ledger:
+        row = ledger.claim(ledger.records()[0])
+        with pytest.raises(LedgerError):
+            ledger.insert([draft("new")])
+        (error,) = posted(ledger, successes=[(row, "1")])
+        assert error.damaged
+        assert ledger.records(Status.SUCCESS) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

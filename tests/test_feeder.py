@@ -17,9 +17,10 @@ from taskqueue_core import (
     TaskFailedError,
     TransientError,
 )
+from taskqueue_core.arrows import Draft
 from taskqueue_core.feeder import Feeder
 from taskqueue_core.inflight import InFlight
-from taskqueue_core.ledger import Draft, Ledger
+from taskqueue_core.ledger import Ledger
 from taskqueue_core.places import Places
 
 CAT = Task("cat.jpg")
@@ -43,7 +44,7 @@ def test_what_was_waiting_last_time_runs_now(open_queue, path):
 def test_a_retry_that_was_waiting_last_time_runs_when_it_is_due(open_queue, path):
     """Neither before nor never."""
     with closing(Ledger(path, durability="process")) as ledger:
-        record = ledger.retry(ledger.claim(ledger.insert([draft()])[0].record), "late", 0.2)
+        record = ledger.retry(ledger.claim(ledger.insert([draft()])[0]), "late", 0.2)
     at = []
     queue = open_queue(lambda task: at.append(time.time()))
     assert queue.join(LONG)
@@ -56,7 +57,7 @@ def test_retries_come_in_the_order_in_which_they_are_due(open_queue, path):
     now = time.time()
     with closing(Ledger(path, durability="process", clock=lambda: now)) as ledger:
         for key, delay in (("slow", 0.1), ("quick", 0.05), ("now", 0)):
-            ledger.retry(ledger.claim(ledger.insert([Draft(key, key, "", "{}")])[0].record), "late", delay)
+            ledger.retry(ledger.claim(ledger.insert([Draft(key, key, "", "{}")])[0]), "late", delay)
     work = Work()
     with open_queue(work, max_workers=1) as queue:
         assert queue.join(LONG)
@@ -283,16 +284,17 @@ def test_the_feeder_survives_what_it_cannot_read(open_queue, path, monkeypatch, 
 def test_a_row_read_before_its_task_moved_on_is_passed_by(path):
     """It waited for a place while the task ran, failed and waits for its retry now."""
     with closing(Ledger(path, durability="process")) as ledger:
-        stale = ledger.insert([draft()])[0].record
+        ledger.insert([draft()])
+        stale = ledger.get("k")
         inflight = InFlight()
-        entry = inflight.bring_in(stale)
-        inflight.take(entry)
-        running = ledger.claim(stale)
-        inflight.claimed(entry, running)
-        moved = ledger.retry(running, "late", 1000)
+        entry = inflight.bring_in(stale, 0)
+        assert inflight.claiming([entry]) == [entry]
+        assert ledger.claim(stale) is not None
+        inflight.claimed([entry])
+        moved = ledger.retry(entry.row, "late", 1000)
         inflight.put_back(entry, moved, retrying=True)
         assert inflight.must_wait(stale)
-        assert inflight.bring_in(stale) is None
+        assert inflight.bring_in(stale, 0) is None
         assert inflight.retrying() == 1
-        assert inflight.bring_in(moved) is entry
+        assert inflight.bring_in(moved, 0) is entry
         assert inflight.retrying() == 0

@@ -19,10 +19,15 @@ LADDER = [
     "retry",
     "settings",
     "database",
+    "writer",
+    "commits",
+    "arrows",
     "ledger",
     "inflight",
     "feeder",
+    "workers",
     "attempts",
+    "admission",
     "queue",
     "pool",
     "cli",
@@ -115,9 +120,10 @@ def test_only_a_few_start_threads():
     }
     found = {ids(file) for file in files(CORE, PLUGIN) if calls(file) & starters}
     assert {Path(name).as_posix() for name in found} <= {
-        "taskqueue_core/queue.py",
+        "taskqueue_core/futures.py",
         "taskqueue_core/pool.py",
-        "taskqueue_core/ledger.py",
+        "taskqueue_core/queue.py",
+        "taskqueue_core/workers.py",
         "pytest_taskqueue/load.py",
     }
 

@@ -7,10 +7,11 @@ import stat
 from contextlib import closing
 
 import pytest
-from helpers import at_once, draft, output, sql
+from helpers import at_once, draft, output, posted, sql
 
-from taskqueue_core import LedgerError, Status, output_key
-from taskqueue_core.ledger import ERROR_LENGTH, Ledger
+from taskqueue_core import LedgerError, Status, TaskRecord, output_key
+from taskqueue_core.arrows import ERROR_LENGTH, Draft, Row, row_of
+from taskqueue_core.ledger import Ledger
 from taskqueue_core.publish import Publication
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has other file modes")
@@ -38,7 +39,11 @@ def ledger(path, clock):
 
 
 def insert(ledger, key="k"):
-    return ledger.insert([draft(key)])[0].record
+    """A new task, as the ledger has it."""
+    (row,) = ledger.insert([draft(key)])
+    record = ledger.get(key)
+    assert row == row_of(record)
+    return record
 
 
 def make(ledger, status, key="k"):
@@ -53,7 +58,21 @@ def make(ledger, status, key="k"):
 
 
 def everything(path):
-    return sql(path, "SELECT * FROM tasks ORDER BY id"), sql(path, "SELECT * FROM dead_letters ORDER BY id")
+    return [sql(path, f"SELECT * FROM {table} ORDER BY 1") for table in ("tasks", "dead_letters", "counters")]
+
+
+def answer(ledger, key, moved):
+    """What stands after a posted change that was made."""
+    assert moved in (True, False)
+    return ledger.get(key) if moved else None
+
+
+def post_claim(ledger, row):
+    return answer(ledger, "k", *posted(ledger, claims=[row]))
+
+
+def post_success(ledger, row):
+    return answer(ledger, "k", *posted(ledger, successes=[(row, '{"a":1}')]))
 
 
 ARROWS = {
@@ -62,29 +81,34 @@ ARROWS = {
     "retry": (Status.RUNNING, lambda ledger, record: ledger.retry(record, "late", 7.5)),
     "release": (Status.RUNNING, lambda ledger, record: ledger.release(record)),
     "fail": (Status.RUNNING, lambda ledger, record: ledger.fail(record, "boom", "permanent")),
+    "cancel": (Status.QUEUED, lambda ledger, record: ledger.cancel(record)),
+    "claim, posted": (Status.QUEUED, post_claim),
+    "succeed, posted": (Status.RUNNING, post_success),
     "replay": (Status.FAILED, lambda ledger, record: ledger.replay(record)),
 }
 WRITES = {
     "claim": {"status": Status.RUNNING, "attempt": 1},
-    "succeed": {"status": Status.SUCCESS, "value": {"a": 1}, "error": None},
+    "succeed": {"status": Status.SUCCESS, "value": {"a": 1}, "error": None, "finished_at": 1000.0},
     "retry": {"status": Status.QUEUED, "retries": 1, "run_at": 1007.5, "error": "late"},
     "release": {"status": Status.QUEUED, "retries": 0, "run_at": 1000.0, "attempt": 1},
-    "fail": {"status": Status.FAILED, "error": "boom", "retries": 0},
-    "replay": {"status": Status.QUEUED, "retries": 0, "crashes": 0, "run_at": 1000.0},
+    "fail": {"status": Status.FAILED, "error": "boom", "retries": 0, "finished_at": 1000.0},
+    "cancel": {"status": Status.FAILED, "error": "cancelled", "retries": 0, "attempt": 0, "finished_at": 1000.0},
+    "replay": {"status": Status.QUEUED, "retries": 0, "crashes": 0, "run_at": 1000.0, "finished_at": None},
 }
+WRITES |= {"claim, posted": WRITES["claim"], "succeed, posted": WRITES["succeed"]}
+FORMS = {"record": lambda record: record, "row": row_of}
 
 
 def test_insert_writes_a_queued_row_of_version_1(ledger, path):
     """T1: due at once, nothing known of its work yet."""
-    (inserted,) = ledger.insert([draft("k", '{"n":[1]}')])
-    record = inserted.record
-    assert inserted.created
+    (row,) = ledger.insert([draft("k", '{"n":[1]}')])
+    record = ledger.get("k")
+    assert row == Row(record.id, 1) == row_of(record)
     assert (record.idempotency_key, record.image_key, record.variant, record.params) == (
         "k", "image of k", "v", {"n": [1]},
     )  # fmt: skip
     assert (record.status, record.version, record.retries, record.attempt, record.crashes) == ("queued", 1, 0, 0, 0)
-    assert (record.created_at, record.run_at) == (1000.0, 1000.0)
-    assert ledger.get("k") == record
+    assert (record.created_at, record.run_at, record.finished_at) == (1000.0, 1000.0, None)
     assert sql(path, "SELECT idempotency_key, status, version FROM tasks") == [("k", "queued", 1)]
 
 
@@ -94,7 +118,8 @@ def test_a_key_is_unique_over_all_states(ledger, path, status):
     first = make(ledger, status)
     before = everything(path)
     (again,) = ledger.insert([draft("k", '{"other":1}')])
-    assert (again.created, again.record) == (False, first)
+    assert isinstance(again, TaskRecord)
+    assert again == first
     assert everything(path) == before
     with closing(sqlite3.connect(path)) as database, pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         database.execute(
@@ -106,16 +131,20 @@ def test_a_key_is_unique_over_all_states(ledger, path, status):
 def test_a_key_twice_in_one_batch_is_one_row(ledger):
     """The second one finds the first."""
     one, other, two = ledger.insert([draft("a"), draft("b"), draft("a")])
-    assert [one.created, other.created, two.created] == [True, True, False]
-    assert one.record == two.record
+    assert [type(row) for row in (one, other, two)] == [Row, Row, TaskRecord]
+    assert row_of(two) == one == row_of(ledger.get("a"))
+    assert len(ledger.records()) == 2
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ARROWS)
-def test_arrow_moves_the_row_and_counts_its_version_up(ledger, clock, name):
-    """What it returns is what the ledger has; all other columns stay."""
+def test_arrow_moves_the_row_and_counts_its_version_up(ledger, clock, name, form):
+    """What it returns is what the ledger has; all other columns stay, and so do all other rows."""
     start, follow = ARROWS[name]
+    others = [make(ledger, status, status.value) for status in Status]
     before = make(ledger, start)
-    after = follow(ledger, before)
+    after = follow(ledger, FORMS[form](before))
+    assert [ledger.get(record.idempotency_key) for record in others] == others
     assert after == ledger.get("k")
     changed = {field for field in before.__slots__ if getattr(before, field) != getattr(after, field)}
     assert changed <= {*WRITES[name], "version"}
@@ -123,15 +152,16 @@ def test_arrow_moves_the_row_and_counts_its_version_up(ledger, clock, name):
     assert after.version == before.version + 1
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ARROWS)
-def test_a_stale_version_is_fenced_and_writes_nothing(ledger, path, name):
+def test_a_stale_version_is_fenced_and_writes_nothing(ledger, path, name, form):
     """The row has gone round to the same state in the meantime."""
     start, follow = ARROWS[name]
     stale = make(ledger, start)
     move_round(ledger, stale)
     assert ledger.get("k").status is start
     before = everything(path)
-    assert follow(ledger, stale) is None
+    assert follow(ledger, FORMS[form](stale)) is None
     assert everything(path) == before
 
 
@@ -187,6 +217,81 @@ def test_failing_writes_the_dead_letter_in_the_same_transaction(ledger, path):
         "boom",
     )
     assert (letter.params, letter.attempt, letter.failed_at, letter.replayed_at) == ({}, 1, 1000.0, None)
+
+
+def test_cancelling_writes_the_dead_letter_in_the_same_transaction(ledger, path):
+    """T8: when the dead letter cannot be written, the task is queued still."""
+    record = make(ledger, Status.QUEUED)
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("CREATE TRIGGER no BEFORE INSERT ON dead_letters BEGIN SELECT RAISE(ABORT, 'no'); END")
+        with pytest.raises(LedgerError, match="SQLITE_CONSTRAINT") as caught:
+            ledger.cancel(record)
+        database.execute("DROP TRIGGER no")
+    assert caught.value.code == "SQLITE_CONSTRAINT_TRIGGER"
+    assert ledger.get("k") == record
+    assert ledger.cancel(record).finished
+    (letter,) = ledger.dead_letters()
+    assert (letter.task_id, letter.reason, letter.error, letter.attempt) == (record.id, "cancelled", "cancelled", 0)
+
+
+def test_a_task_that_waits_for_its_retry_can_be_cancelled(ledger):
+    """T8: its dead letter tells how far it had come."""
+    waiting = ledger.retry(make(ledger, Status.RUNNING), "late", 1000)
+    assert ledger.cancel(waiting).status is Status.FAILED
+    (letter,) = ledger.dead_letters()
+    assert (letter.reason, letter.retries, letter.attempt) == ("cancelled", 1, 1)
+    assert ledger.next_run_at(0) is None
+
+
+def test_the_key_of_a_cancelled_task_is_free(ledger, clock):
+    """T9: its row is queued again with what the new draft says, other params too; the dead letter is marked, and the
+    history stays.
+    """
+    cancelled = ledger.cancel(ledger.retry(make(ledger, Status.RUNNING), "late", 1000))
+    assert ledger.known(["k"]) == set()
+    clock.now = 2000.0
+    (row,) = ledger.insert([Draft("k", "other image", "other variant", '{"other":1}')])
+    record = ledger.get("k")
+    assert row == row_of(record)
+    assert (record.id, record.version, record.status) == (cancelled.id, cancelled.version + 1, "queued")
+    assert (record.image_key, record.variant, record.params) == ("other image", "other variant", {"other": 1})
+    assert (record.retries, record.attempt, record.run_at, record.finished_at) == (0, 1, 2000.0, None)
+    assert [letter.replayed_at for letter in ledger.dead_letters()] == [2000.0]
+    assert ledger.known(["k"]) == {"k"}
+    assert isinstance(ledger.insert([draft("k")])[0], TaskRecord)
+
+
+def test_the_key_of_a_cancelled_task_is_free_once_in_a_batch(ledger):
+    """Its second draft there finds the first one, and the neighbours get rows of their own."""
+    ledger.cancel(make(ledger, Status.QUEUED))
+    first, other, again = ledger.insert([draft("k", '{"n":1}'), draft("new"), draft("k", '{"n":2}')])
+    assert [type(row) for row in (first, other, again)] == [Row, Row, TaskRecord]
+    assert ledger.get("k").params == {"n": 1}
+    assert row_of(again) == first
+
+
+@pytest.mark.parametrize("reason", ["permanent", "exhausted", "poison"])
+def test_the_key_of_a_task_that_failed_otherwise_is_not_free(ledger, path, reason):
+    """T5: it keeps its key until it is replayed or purged; also one that was cancelled before."""
+    ledger.cancel(make(ledger, Status.QUEUED))
+    (row,) = ledger.insert([draft("k")])
+    failed = ledger.fail(ledger.claim(row), "boom", reason)
+    before = everything(path)
+    assert ledger.insert([draft("k", '{"other":1}')]) == [failed]
+    assert everything(path) == before
+    assert ledger.known(["k"]) == {"k"}
+
+
+def test_a_late_worker_of_a_cancelled_task_is_fenced(ledger, path):
+    """Its attempt was released, the task cancelled and submitted again, and it runs."""
+    late = make(ledger, Status.RUNNING)
+    ledger.cancel(ledger.release(late))
+    (row,) = ledger.insert([draft("k", '{"other":1}')])
+    ledger.claim(row)
+    before = everything(path)
+    assert ledger.succeed(late, "1") is None
+    assert posted(ledger, successes=[(late, "1")]) == [False]
+    assert everything(path) == before
 
 
 def test_replay_keeps_key_and_history(ledger, clock):
@@ -300,7 +405,7 @@ def test_a_bad_row_does_not_drop_its_neighbours(ledger):
 
     def write(n):
         try:
-            return ledger.insert([draft(f"k{n}", "{}" if n % 4 else None)])[0].created
+            return isinstance(ledger.insert([draft(f"k{n}", "{}" if n % 4 else None)])[0], Row)
         except LedgerError as error:
             return "NOT NULL" in str(error)
 
@@ -318,9 +423,20 @@ def test_only_one_of_many_claims_wins(ledger):
 
 def test_known_tells_which_keys_have_a_row(ledger):
     """Whatever the key looks like."""
-    odd = ['["a\\"b","c"]', "'; DROP TABLE tasks; --", "\u2028é\\", " "]
+    odd = [
+        '["a\\"b","c"]',
+        "'; DROP TABLE tasks; --",
+        "\u2028é\\",
+        " ",
+        "\x01\x1f\x7f",
+        "\U0001f600\ud7ff",
+        "\\u0041/",
+        "1",
+    ]
     ledger.insert([draft(key) for key in odd])
     assert ledger.known([*odd, "unknown"]) == set(odd)
+    assert [record.idempotency_key for record in ledger.records()] == odd
+    assert [record.image_key for record in ledger.records()] == [f"image of {key}" for key in odd]
     assert ledger.known([]) == set()
 
 
@@ -329,6 +445,7 @@ def test_durability_is_sqlites_synchronous_level(path, durability, level):
     """FULL for "power" (3 would be EXTRA), NORMAL for "process", whatever was written before."""
     with closing(Ledger(path, durability=durability)) as ledger:
         ledger.claim(insert(ledger, "other"))
+        assert ledger._writer.execute("PRAGMA synchronous").fetchone()[0] == 1
         insert(ledger)
         assert ledger._writer.execute("PRAGMA synchronous").fetchone()[0] == level
         assert ledger._writer.execute("PRAGMA journal_mode").fetchone()[0] == "wal"

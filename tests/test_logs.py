@@ -11,7 +11,8 @@ import pytest
 from taskqueue_core import JsonFormatter
 from taskqueue_core.logs import log_event, logger
 
-RECORD = SimpleNamespace(id=7, idempotency_key='["cät\n",""]', attempt=2)
+KEY = '["cät\n",""]'
+ROW = SimpleNamespace(id=7, attempt=2)
 
 
 @pytest.fixture
@@ -29,11 +30,11 @@ def lines():
 
 def test_event_of_a_task(lines):
     """The line says which task, which attempt, what happened and which error."""
-    log_event("retried", RECORD, error=OSError("disk"), level=logging.WARNING)
+    log_event("retried", KEY, ROW, error=OSError("disk"), level=logging.WARNING)
     entry = json.loads(*lines())
     assert entry.pop("time")
     assert [entry.pop(name) for name in ("level", "event", "error_class")] == ["warning", "retried", "OSError"]
-    assert entry == {"task_id": 7, "idempotency_key": '["cät\n",""]', "attempt": 2, "message": "retried: OSError: disk"}
+    assert entry == {"task_id": 7, "idempotency_key": KEY, "attempt": 2, "message": "retried: OSError: disk"}
 
 
 def test_time_is_utc_with_milliseconds(monkeypatch):
@@ -66,14 +67,14 @@ def test_traceback_stays_in_its_line(lines):
 
 def test_event_below_the_level_costs_nothing(lines):
     """Neither the record nor the error is looked at."""
-    log_event("claimed", None, error=None, level=logging.DEBUG)
+    log_event("claimed", None, None, error=None, level=logging.DEBUG)
     assert lines() == []
 
 
 def test_broken_handler_costs_no_event(lines, monkeypatch, capsys):
     """What a host's handler raises is shown and goes no further."""
     monkeypatch.setattr(logger, "handle", lambda record: 1 / 0)
-    log_event("failed", RECORD, error=ValueError("\ud800"))
+    log_event("failed", KEY, ROW, error=ValueError("\ud800"))
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,15 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from taskqueue_core import Status
+from taskqueue_core.arrows import MAX_CRASHES, Draft, Row, Success, row_of
 from taskqueue_core.inflight import conflict, draft_of
-from taskqueue_core.ledger import MAX_CRASHES, Draft, Ledger
+from taskqueue_core.ledger import Ledger
+from taskqueue_core.task import to_json
 
 KEYS = st.sampled_from(["a", "b", "c", "d"])
 PARAMS = st.sampled_from(['{"n":1}', '{"n":2}'])
+FORM = st.sampled_from([row_of, lambda record: record])
 
 
 @dataclass
-class Row:
+class Known:
     """What the model knows of a task."""
 
     params: str
@@ -34,46 +38,76 @@ class Row:
     crashes: int = 0
     value: object = None
     error: str | None = None
+    finished_at: float | None = None
     letters: list[str] = field(default_factory=list)
     replayed: int = 0
 
+    @property
+    def cancelled(self) -> bool:
+        return self.status is Status.FAILED and self.letters[-1] == "cancelled"
+
+    def fail(self, now: float, error: str, reason: str) -> None:
+        self.status, self.error, self.finished_at = Status.FAILED, error, now
+        self.letters.append(reason)
+
+    def bring_back(self, now: float) -> None:
+        self.status, self.retries, self.crashes, self.run_at, self.finished_at = Status.QUEUED, 0, 0, now, None
+        self.replayed = len(self.letters)
+
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Submit, claim, settle, crash, reopen, replay; the clock moves only when told."""
+    """Submit, claim, settle, cancel, purge, crash, reopen, replay, one by one or posted; the clock moves when told."""
 
     stale = Bundle("stale")
 
-    @initialize()
-    def open(self):
+    @initialize(at_once=st.booleans())
+    def open(self, at_once):
+        self.at_once = at_once
         self.folder = tempfile.mkdtemp()
         self.now = 1000.0
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, Known] = {}
+        self.submitted = self.purged = 0
+        self.ids: set[int] = set()
         self.ledger = self._open()
 
     def _open(self):
-        return Ledger(Path(self.folder, "tasks.db"), durability="process", clock=lambda: self.now)
+        ledger = Ledger(Path(self.folder, "tasks.db"), durability="process", clock=lambda: self.now)
+        if not self.at_once:  # the way of transactions with other changes in them
+            ledger.writer.at_once = lambda database, changes: None
+        return ledger
 
     def teardown(self):
         if hasattr(self, "ledger"):
             self.ledger.close()
             shutil.rmtree(self.folder)
 
+    def _submitted(self, key, params):
+        """What the model makes of a draft; whether it is a new task, or the key of a cancelled one."""
+        row = self.rows.get(key)
+        if row is None:
+            self.rows[key] = Known(params, self.now, self.now)
+            self.submitted += 1
+        elif row.cancelled:
+            row.bring_back(self.now)
+            row.params = params
+        else:
+            return False
+        return True
+
     @rule(key=KEYS, params=PARAMS)
     def submit(self, key, params):
+        free = {key for key in self.rows if self.rows[key].cancelled} | ({key} - self.rows.keys())
+        assert self.ledger.known([key]) == {key} - free
         (inserted,) = self.ledger.insert([Draft(key, key, "", params)])
-        assert inserted.created == (key not in self.rows)
-        row = self.rows.setdefault(key, Row(params, self.now, self.now))
-        refused = conflict(Draft(key, key, "", params), draft_of(inserted.record))
-        assert (refused is not None) == (row.params != params)
+        assert isinstance(inserted, Row) == self._submitted(key, params)
+        refused = conflict(Draft(key, key, "", params), draft_of(self.ledger.get(key)))
+        assert (refused is not None) == (self.rows[key].params != params)
 
-    @rule(keys=st.lists(KEYS, min_size=2, max_size=4))
-    def submit_many(self, keys):
-        created = [
-            inserted.created for inserted in self.ledger.insert([Draft(key, key, "", '{"n":1}') for key in keys])
-        ]
-        assert created == [key not in self.rows and key not in keys[:n] for n, key in enumerate(keys)]
-        for key in keys:
-            self.rows.setdefault(key, Row('{"n":1}', self.now, self.now))
+    @rule(drafts=st.lists(st.tuples(KEYS, PARAMS), min_size=2, max_size=4))
+    def submit_many(self, drafts):
+        inserted = self.ledger.insert([Draft(key, key, "", params) for key, params in drafts])
+        assert [isinstance(row, Row) for row in inserted] == [self._submitted(*draft) for draft in drafts]
+        assert [row.id for row in inserted] == [self.ledger.get(key).id for key, _ in drafts]
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 50.0]))
     def tick(self, seconds):
@@ -104,7 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
         record, row = self._running(key)
         if row:
             assert self.ledger.succeed(record, str(value)).value == value
-            row.status, row.value, row.error = Status.SUCCESS, value, None
+            row.status, row.value, row.error, row.finished_at = Status.SUCCESS, value, None, self.now
 
     @rule(key=KEYS, delay=st.sampled_from([0.0, 1.0, 10.0]))
     def retry(self, key, delay):
@@ -118,8 +152,7 @@ class LedgerMachine(RuleBasedStateMachine):
         record, row = self._running(key)
         if row:
             assert self.ledger.fail(record, "boom", "permanent") is not None
-            row.status, row.error = Status.FAILED, "boom"
-            row.letters.append("permanent")
+            row.fail(self.now, "boom", "permanent")
 
     @rule(key=KEYS)
     def release(self, key):
@@ -136,16 +169,98 @@ class LedgerMachine(RuleBasedStateMachine):
         replayed = self.ledger.replay(self.ledger.get(key))
         assert (replayed is not None) == (row.status is Status.FAILED)
         if replayed is not None:
-            row.status, row.retries, row.crashes, row.run_at = Status.QUEUED, 0, 0, self.now
-            row.replayed = len(row.letters)
+            row.bring_back(self.now)
 
-    @rule(record=stale, arrow=st.sampled_from(["claim", "succeed", "retry", "fail", "release", "replay"]))
+    @rule(key=KEYS, form=FORM)
+    def cancel(self, key, form):
+        row = self.rows.get(key)
+        if row is None:
+            return
+        cancelled = self.ledger.cancel(form(self.ledger.get(key)))
+        assert (cancelled is not None) == (row.status is Status.QUEUED)
+        if cancelled is not None:
+            row.fail(self.now, "cancelled", "cancelled")
+
+    @rule(key=KEYS, form=FORM)
+    def purge(self, key, form):
+        row = self.rows.get(key)
+        if row is None:
+            return
+        finished = row.status in (Status.SUCCESS, Status.FAILED)
+        assert self.ledger.purge(form(self.ledger.get(key))) == finished
+        if finished:
+            self._gone([key])
+
+    def _gone(self, keys):
+        for key in keys:
+            del self.rows[key]
+        self.purged += len(keys)
+
+    @rule(count=st.none() | st.integers(1, 3), seconds=st.none() | st.sampled_from([1.0, 20.0]))
+    def expire(self, count, seconds):
+        """Retention by number, by age, by both; dead letters that nobody cancelled stay."""
+        ends = sorted((row.finished_at for row in self.rows.values() if row.status is Status.SUCCESS), reverse=True)
+        limits = [] if seconds is None else [self.now - seconds]
+        limits += [] if count is None else ends[count - 1 : count]
+        old = [
+            key
+            for key, row in self.rows.items()
+            if (row.status is Status.SUCCESS or row.cancelled) and limits and row.finished_at < max(limits)
+        ]
+        assert self.ledger.expire(count, seconds) == len(old)
+        self._gone(old)
+
+    @rule(
+        claims=st.lists(st.tuples(KEYS, st.booleans()), max_size=4),
+        successes=st.lists(st.tuples(KEYS, st.booleans()), max_size=4),
+        durable=st.booleans(),
+    )
+    def post(self, claims, successes, durable):
+        """Batches as the workers post them: with rows that have moved on, and the same row twice."""
+        rows = {key: self.ledger.get(key) for key in self.rows}
+        answers = {}
+        self.ledger.claims.done = self.ledger.successes.done = lambda items, results: answers.update(
+            zip(map(id, items), results, strict=True)
+        )
+        claiming = [(key, SimpleNamespace(row=self._row(rows[key], late))) for key, late in claims if key in rows]
+        succeeding = [(key, Success(self._row(rows[key], late), "7")) for key, late in successes if key in rows]
+        expected = []
+        for key, item in claiming:
+            row = self.rows[key]
+            moves = row.status is Status.QUEUED and item.row.version == rows[key].version
+            expected.append(moves)
+            if moves:
+                row.status, row.attempt = Status.RUNNING, row.attempt + 1
+        claimed = {key for (key, _), moves in zip(claiming, expected, strict=True) if moves}
+        for key, item in succeeding:
+            row = self.rows[key]
+            moves = row.status is Status.RUNNING and key not in claimed and item.row.version == rows[key].version
+            expected.append(moves)
+            if moves:
+                row.status, row.value, row.error, row.finished_at = Status.SUCCESS, 7, None, self.now
+        self.ledger.claims.post([item for _, item in claiming])
+        self.ledger.successes.post([item for _, item in succeeding])
+        if durable:
+            self.ledger.commits.write(lambda _, items: items, [None])
+        else:
+            self.ledger.commits.help()
+        self.ledger.commits._tell()  # what the main thread leaves to the commit thread
+        assert [answers[id(item)] for _, item in (*claiming, *succeeding)] == expected
+
+    @staticmethod
+    def _row(record, late):
+        row = row_of(record)
+        return row._replace(version=row.version - 1) if late else row
+
+    @rule(record=stale, arrow=st.sampled_from(["claim", "succeed", "retry", "fail", "release", "replay", "cancel"]))
     def come_late(self, record, arrow):
-        """Whoever holds an older version moves nothing."""
-        if record is None or self.ledger.get(record.idempotency_key).version == record.version:
+        """Whoever holds an older version, or a row that is gone, moves nothing."""
+        now = None if record is None else self.ledger.get(record.idempotency_key)
+        if record is None or (now is not None and (now.id, now.version) == (record.id, record.version)):
             return
         arguments = {"succeed": ["1"], "retry": ["x", 0.0], "fail": ["x", "permanent"]}.get(arrow, [])
         assert getattr(self.ledger, arrow)(record, *arguments) is None
+        assert self.ledger.purge(record) is False
 
     @rule()
     def crash_and_reopen(self):
@@ -156,13 +271,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert moved == {key for key, row in self.rows.items() if row.status is Status.RUNNING}
         for key in moved:
             row = self.rows[key]
-            row.crashes, row.run_at, row.status = row.crashes + 1, self.now, Status.QUEUED
+            row.crashes += 1
             if row.crashes >= MAX_CRASHES:
-                row.status, row.error = (
-                    Status.FAILED,
-                    f"the process died {row.crashes} times while this task was running",
-                )
-                row.letters.append("poison")
+                row.fail(self.now, f"the process died {row.crashes} times while this task was running", "poison")
+            else:
+                row.status, row.run_at = Status.QUEUED, self.now
 
     @precondition(lambda self: not any(row.status is Status.RUNNING for row in self.rows.values()))
     @rule()
@@ -178,10 +291,10 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         records = self.ledger.records()
         assert {record.idempotency_key: self._seen(record) for record in records} == {
-            key: (row.status, row.retries, row.attempt, row.crashes, row.created_at, row.run_at, row.value, row.error)
-            for key, row in self.rows.items()
+            key: self._seen(row) for key, row in self.rows.items()
         }
         letters = self.ledger.dead_letters()
+        assert {letter.idempotency_key for letter in letters} <= self.rows.keys()
         for key, row in self.rows.items():
             own = [letter for letter in letters if letter.idempotency_key == key]
             assert [letter.reason for letter in own] == row.letters
@@ -190,14 +303,26 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _seen(r):
-        return (r.status, r.retries, r.attempt, r.crashes, r.created_at, r.run_at, r.value, r.error)
+        params = r.params if isinstance(r.params, str) else to_json(r.params)
+        times = (r.created_at, r.run_at, r.finished_at)
+        return (r.status, params, r.retries, r.attempt, r.crashes, *times, r.value, r.error)
 
     @invariant()
     def nothing_is_lost_or_invented(self):
         if hasattr(self, "ledger"):
             counts = self.ledger.counts()
             assert sum(counts.values()) == len(self.rows)
+            assert sum(counts.values()) + self.ledger.purged() == self.submitted
+            assert self.ledger.purged() == self.purged
             assert self.ledger.unfinished() == bool(counts[Status.QUEUED] + counts[Status.RUNNING])
+
+    @invariant()
+    def no_id_comes_back(self):
+        """Also after a purge and a restart: a new task has a higher one."""
+        if hasattr(self, "ledger"):
+            new = [record.id for record in self.ledger.records() if record.id not in self.ids]
+            assert all(row_id > max(self.ids, default=0) for row_id in new)
+            self.ids.update(new)
 
     @invariant()
     def what_is_due_comes_in_order(self):
@@ -211,5 +336,5 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -8,6 +8,7 @@ import pytest
 
 from taskqueue_core import QueueClosedError
 from taskqueue_core.deadline import Deadline
+from taskqueue_core.metrics import Depth
 from taskqueue_core.places import Places
 
 LONG = 20.0  # seconds: a limit that only a hang reaches
@@ -153,6 +154,23 @@ def test_never_more_places_out_than_there_are():
         future.result(LONG)
     assert [places.take_now(n) for n in (3, 1)] == [True, False]
     assert 0 < highest <= 3
+
+
+def test_depth_is_told_of_every_change():
+    """How many places are taken, by whatever way they were taken or given back; the highest is remembered."""
+    depth = Depth()
+    places, seen = Places(4, depth), []
+    for change in (
+        lambda: places.take(3, FOREVER),
+        lambda: places.give(2),
+        lambda: places.take_now(2),
+        lambda: places.take_now(2),
+        places.take_first,
+        lambda: places.give(4),
+    ):
+        change()
+        seen.append(depth.now)
+    assert (seen, depth.highest) == ([3, 1, 3, 3, 4, 0], 4)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.001])

@@ -222,7 +222,7 @@ def test_a_future_somebody_else_has_fulfilled_keeps_nobody_from_his(open_queue):
 
 
 def test_a_callback_may_submit_the_next_task(open_queue):
-    """It runs in the worker that has just finished."""
+    """It runs in no worker, and needs none to come back."""
     following = Future()
     with open_queue(max_workers=1, queue_size=1) as queue:
         queue.submit(CAT).add_done_callback(lambda _: following.set_result(queue.submit(Task("next"))))
@@ -335,7 +335,7 @@ def _outcome(queue):
 def test_a_worker_that_is_about_to_leave_sees_the_task_that_has_just_come(open_queue):
     """It has found the queue empty; the submit still counts on it, so it looks a second time."""
     with open_queue(max_workers=1) as queue:
-        pause = Pause(queue, "_may_leave")
+        pause = Pause(queue._workers, "_may_leave")
         queue.submit(CAT).result(LONG)
         pause.wait_reached()
         following = queue.submit(Task("next"))

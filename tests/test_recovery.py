@@ -268,6 +268,40 @@ for thread in range(3):
         assert queue.join(LONG)
 
 
+def test_a_program_that_forgets_close_has_its_callbacks_called(path):
+    """All of them, before it exits."""
+    code = """
+import sys, time
+from taskqueue_core import Task, TaskQueue
+queue = TaskQueue(lambda task: time.sleep(0.01), ledger=sys.argv[1])
+for n in range(50):
+    queue.submit(Task(f"t{n}")).add_done_callback(lambda _: print("told", flush=True))
+"""
+    program = run_python(code, str(path))
+    assert (program.returncode, program.stdout, program.stderr) == (0, "told\n" * 50, "")
+
+
+def test_a_program_that_forgets_close_on_a_slow_disk_has_its_results_recorded(path):
+    """A COMMIT takes longer than a worker without work stays."""
+    code = """
+import sys, time
+from taskqueue_core import Task, TaskQueue
+from taskqueue_core import workers
+workers.LINGER = 0.001
+queue = TaskQueue(lambda task: time.sleep(0.01), ledger=sys.argv[1], max_workers=2)
+execute = queue._ledger.writer.execute
+def slow(batch):
+    time.sleep(0.1)
+    return execute(batch)
+queue._ledger.writer.execute = slow
+for n in range(3):
+    queue.submit(Task(f"t{n}"))
+"""
+    program = run_python(code, str(path))
+    assert (program.returncode, program.stderr) == (0, "")
+    assert balance(path, 3)[Status.SUCCESS] == 3
+
+
 def test_an_interrupted_program_keeps_what_it_accepted(path):
     """Ctrl-C while submit waits for a place: that task left nothing, the others are on the disk."""
     code = """

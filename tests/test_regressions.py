@@ -117,9 +117,9 @@ def test_join_that_waits_for_ever_when_the_queue_is_closed(open_queue):
     work.wait_started()
     with threads(2) as pool:
         joining = pool.submit(queue.join)
-        until(lambda: queue._inflight._changed._waiters)
+        until(lambda: queue._inflight._empty._waiters)
         closing = pool.submit(queue.close, LONG, drain=False)
-        until(lambda: queue._stopping)
+        until(lambda: queue._workers._stopping)
         work.release()
         assert closing.result(LONG).waiting == 2
         assert "closed before all tasks were done" in str(joining.exception(LONG))

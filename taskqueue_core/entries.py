@@ -1,0 +1,103 @@
+"""One task in hand (Entry), one submit of it (Call), and when two of them are the same work."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+
+from taskqueue_core.arrows import Draft, Row
+from taskqueue_core.errors import KeyConflictError
+from taskqueue_core.futures import TaskFuture
+from taskqueue_core.task import Task, TaskRecord, stored_task, to_json
+
+
+class Phase(Enum):
+    """Where a task in hand is."""
+
+    ARRIVING = "arriving"
+    """A submit is looking for a place or writing the row; other submits of the key wait for the outcome."""
+    WAITING = "waiting"
+    """A row of the ledger only (it waits for a retry, or was recovered): the feeder's to bring in."""
+    QUEUED = "queued"
+    """It holds a place in the bounded queue."""
+    CLAIMED = "claimed"
+    """It is being claimed, waits for the next free worker, or a worker has it (or had it when it timed out)."""
+    LEAVING = "leaving"
+    """It is being cancelled; submits of the key wait for the outcome."""
+
+
+PASSING = (Phase.ARRIVING, Phase.LEAVING)
+
+
+class Call:
+    """One submitted task: its draft, the future to fulfil if the caller wants one, and why it was refused."""
+
+    __slots__ = ("draft", "future", "refused")
+
+    def __init__(self, draft: Draft, future: TaskFuture | None) -> None:
+        self.draft = draft
+        self.future = future
+        self.refused: KeyConflictError | None = None
+
+
+class Entry:
+    """One task in hand. The lock of InFlight guards all fields."""
+
+    __slots__ = (
+        "anonymous",
+        "arrivals",
+        "back",
+        "claims",
+        "draft",
+        "due_at",
+        "expired",
+        "futures",
+        "leader",
+        "phase",
+        "placed",
+        "row",
+        "submitted_at",
+    )
+
+    def __init__(self, draft: Draft, row: Row = Row(0, 0)) -> None:  # noqa: B008 - immutable
+        self.draft = draft
+        self.row = row  # as the ledger had it last; of no meaning while the task arrives
+        self.phase = Phase.ARRIVING
+        self.placed = False  # a place was taken for its admission
+        self.claims = False  # a worker is free for it: it is claimed as it is inserted
+        self.leader = 0
+        self.arrivals: list[Call] = []
+        self.futures: list[TaskFuture] = []
+        self.anonymous = False  # somebody wants the task done who has no future, and so can never cancel
+        self.submitted_at: float | None = None  # time.perf_counter
+        self.due_at = 0.0  # time.time
+        self.expired: TaskRecord | None = None
+        self.back = False
+
+    @property
+    def task(self) -> Task:
+        """The task to hand to a processor, with params of its own."""
+        draft = self.draft
+        params = {} if draft.params == "{}" else json.loads(draft.params)
+        return stored_task(draft.image_key, draft.variant, params, draft.key)
+
+
+def draft_of(record: TaskRecord) -> Draft:
+    """The draft that a row was made from."""
+    return Draft(record.idempotency_key, record.image_key, record.variant, to_json(record.params))
+
+
+def conflict(draft: Draft, known: Draft) -> KeyConflictError | None:
+    """The error for a key that stands for other work already, or None."""
+    if draft == known or _canonical(draft) == _canonical(known):
+        return None
+    return KeyConflictError(
+        f"idempotency key {draft.key!r} already stands for {known.image_key!r} {known.variant!r} with params "
+        f"{known.params}, not for {draft.image_key!r} {draft.variant!r} with params {draft.params}: "
+        "give the other task an idempotency_key of its own"
+    )
+
+
+def _canonical(draft: Draft) -> Draft:
+    """Its params as they read back from the ledger: {2: "a", 10: "b"} sorts otherwise once its keys are texts."""
+    return draft._replace(params=to_json(json.loads(draft.params)))
