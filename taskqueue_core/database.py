@@ -291,6 +291,10 @@ def translated(path: Path | None) -> Iterator[None]:
         where = f"ledger {str(path)!r}" if path is not None else "the ledger"
         if code == "SQLITE_NOTADB":
             raise LedgerError(f"{str(path)!r} is no SQLite file; it was left as it is", code=code) from error
+        if code in ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY"):
+            raise LedgerError(
+                f"{where} was left in the middle of a change: open it as a queue once", code=code
+            ) from error
         if code.startswith("SQLITE_CORRUPT"):
             raise LedgerError(f"{where} is damaged: {error} ({code}); {REMEDY}", code=code) from error
         raise LedgerError(f"{where}: {error} ({code})", code=code) from error

@@ -12,7 +12,7 @@ from helpers import draft, environ, posted, run_python, sql
 
 from taskqueue_core import LedgerError, LedgerInUseError, Status, Task, TaskQueue
 from taskqueue_core.arrows import Row
-from taskqueue_core.database import SCHEMA_VERSION, LedgerView
+from taskqueue_core.database import SCHEMA_VERSION, LedgerView, translated
 from taskqueue_core.ledger import Ledger
 
 COLUMNS = (
@@ -328,3 +328,12 @@ def test_a_second_opener_is_told_the_owners_pid(path, open_queue):
         _, errors = other.communicate(timeout=20)
     assert f"LedgerInUseError: ledger '{path}' is in use by the process with pid {os.getpid()}" in errors
     assert queue.submit(Task("k")).result(10) == {}
+
+
+@pytest.mark.parametrize("name", ["SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY"])
+def test_a_ledger_left_amid_a_change_says_what_to_do(tmp_path, name):
+    """Its owner was killed so early that a reader would have to roll back, which only an owner may."""
+    error = sqlite3.OperationalError("attempt to write a readonly database")
+    error.sqlite_errorname = name
+    with pytest.raises(LedgerError, match="amid a change: open it as a queue once"), translated(tmp_path / "left.db"):
+        raise error
