@@ -101,17 +101,17 @@ class Admission:
         reserved = self._workers.reserve(places)
         for n, entry in enumerate(entries):
             entry.placed = n < places
-            entry.claims = n < reserved
+            entry.reserved = n < reserved
         try:
             self._ledger.admit(entries, self._admitted)
         except BaseException:
             arriving = [entry for entry in entries if entry.phase is Phase.ARRIVING]
             self._places.give(sum(entry.placed for entry in arriving))
-            self._workers.lost(sum(entry.claims for entry in arriving))
+            self._workers.lost(sum(entry.reserved for entry in arriving))
             raise
 
     def _admitted(self, entries: Sequence[Entry], rows: Sequence[Row | TaskRecord]) -> None:
-        """Called after the COMMIT, once for all submits in it."""
+        """Called after the COMMIT, with the tasks of one submit or of many."""
         landings: dict[Phase, list[tuple[Entry, Row]]] = {}
         known = []
         for entry, row in zip(entries, rows, strict=True):
@@ -141,8 +141,8 @@ class Admission:
             self._feeder.wake()
 
     def _give_back(self, entry: Entry, *, keeps_place: bool = False) -> None:
-        """What was held for a task that turned out to be no new one."""
-        if entry.claims:
+        """Give back what was held for a task and is not used."""
+        if entry.reserved:
             self._workers.lost(1)
         if entry.placed and not keeps_place:
             self._places.give()
@@ -180,7 +180,7 @@ def refuse_on_a_full_stack() -> None:
 
 def _phase(entry: Entry, row: Row) -> Phase:
     """Where a new task goes. Its second version is the claimed one; the row of a cancelled task has a later one."""
-    if entry.claims and row.version == 2:
+    if entry.reserved and row.version == 2:
         return Phase.CLAIMED
     return Phase.QUEUED if entry.placed else Phase.WAITING
 

@@ -87,12 +87,12 @@ class Row(NamedTuple):
 
 
 class Drafted(Protocol):
-    """Whatever has a draft to insert; `claims`: a worker is free for it."""
+    """Whatever has a draft to insert; `reserved`: a worker is free for it."""
 
     @property
     def draft(self) -> Draft: ...
     @property
-    def claims(self) -> bool: ...
+    def reserved(self) -> bool: ...
 
 
 class Claimable(Protocol):
@@ -188,7 +188,7 @@ def move(
         f"UPDATE tasks SET {assignments}, version = version + 1 WHERE {guard}",
         {**changes, "guard_id": row.id, "guard_version": row.version, "guard_status": expected},
     )
-    return read(transaction, row.id) if cursor.rowcount == 1 else None
+    return _read(transaction, row.id) if cursor.rowcount == 1 else None
 
 
 def bury(
@@ -248,7 +248,7 @@ def purge(transaction: Transaction, rows: Sequence[Row | TaskRecord]) -> list[bo
     return moved
 
 
-def read(transaction: Transaction, row_id: int) -> TaskRecord:
+def _read(transaction: Transaction, row_id: int) -> TaskRecord:
     """The record of a row, as it stands in this transaction."""
     return to_record(transaction.database.execute("SELECT * FROM tasks WHERE id = ?", (row_id,)).fetchall()[0])
 
@@ -259,7 +259,7 @@ def row_of(record: TaskRecord) -> Row:
 
 
 def _inserted(tasks: Sequence[Drafted], first_id: int) -> list[tuple[Any, ...]]:
-    return [(row_id, 2 if task.claims else 1, *task.draft) for row_id, task in enumerate(tasks, first_id)]
+    return [(row_id, 2 if task.reserved else 1, *task.draft) for row_id, task in enumerate(tasks, first_id)]
 
 
 def _found(transaction: Transaction, row_id: int, task: Drafted, now: float) -> Row | TaskRecord:

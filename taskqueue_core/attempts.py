@@ -83,7 +83,7 @@ class Attempts:
         """Attempt a claimed task, on the thread of a worker; whether somebody waits for its result now."""
         metrics.begin(entry.submitted_at)
         try:
-            log_event("claimed", entry.draft.key, entry.row)
+            log_event("started", entry.draft.key, entry.row)
             self._work(entry)
         except LedgerError as error:
             logger.warning("the queue closed before the outcome of %r was recorded: %s", entry.draft.key, error)
@@ -122,7 +122,7 @@ class Attempts:
 
     def _release(self, entry: Entry) -> Row | TaskRecord | None:
         try:
-            record = self._settle(partial(self._ledger.release, entry.row))
+            record = self._settle(partial(self._ledger.release, entry.row), entry.row, Status.QUEUED)
         except LedgerError:
             logger.exception("%r could not be released: it counts as running when its owner died", entry.draft.key)
             return entry.row
@@ -221,7 +221,7 @@ class Attempts:
         self.workers.pump()
         if not moved.finished:
             self._metrics.count("retried")
-            self._put_back(entry, moved)
+            self._await_retry(entry, moved)
 
     def _prepare(self, result: object, entry: Entry) -> tuple[str, Publication | None]:
         """The value as JSON text, and the output measured and synced."""
@@ -276,7 +276,7 @@ class Attempts:
                 "retried" if retried else "released", moved.idempotency_key, moved, error=error, level=logging.WARNING
             )
             self._metrics.count("retried", int(retried))
-            self._put_back(entry, moved)
+            self._await_retry(entry, moved)
 
     def _settle_failure(self, row: Row, error: BaseException) -> tuple[TaskRecord | None, bool]:
         """T4, T5 or T7 as the error says: the row as it stands now (None: fenced), and whether that is a retry."""
@@ -288,23 +288,29 @@ class Attempts:
             kind, delay = ErrorClass.PERMANENT, None
             text = f"classify failed with {describe(bug)}; the error of the task was {text}"
         if kind is ErrorClass.ENVIRONMENT:
-            return self._settle(lambda: self._ledger.release(row, PAUSE)), False
+            return self._settle(lambda: self._ledger.release(row, PAUSE), row, Status.QUEUED), False
         if delay is not None:
-            return self._settle(lambda: self._ledger.retry(row, text, delay)), True
+            return self._settle(lambda: self._ledger.retry(row, text, delay), row, Status.QUEUED), True
         reason = "permanent" if kind is ErrorClass.PERMANENT else "exhausted"
-        return self._settle(lambda: self._ledger.fail(row, text, reason)), False
+        return self._settle(lambda: self._ledger.fail(row, text, reason), row, Status.FAILED), False
 
-    def _put_back(self, entry: Entry, moved: TaskRecord) -> None:
+    def _await_retry(self, entry: Entry, moved: TaskRecord) -> None:
         self._inflight.put_back(entry, moved, retrying=True)
         self._feeder.hold_back()
         self._feeder.wake()
 
-    def _settle(self, arrow: Callable[[], TaskRecord | None]) -> TaskRecord | None:
-        """Record an outcome. While the ledger cannot be written the finished work is kept and tried again."""
+    def _settle(
+        self, arrow: Callable[[], TaskRecord | None], row: Row | TaskRecord, reached: Status
+    ) -> TaskRecord | None:
+        """Record an outcome. While the ledger cannot be written the finished work is kept and tried again; what a try
+        that was reported as failed has written all the same counts.
+        """
         while True:
             try:
                 return arrow()
             except LedgerError:
+                if (found := self._ledger.reached(row, reached)) is not None:
+                    return found
                 if self._closing.is_set():
                     raise
                 logger.exception("an outcome could not be recorded; it is tried again in %s s", PAUSE)

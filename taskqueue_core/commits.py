@@ -3,8 +3,9 @@
 A caller that must not go on before its change is on the disk waits (`write`); a worker leaves its change in a stream
 and goes on (`Stream.post`). Whoever waits first leads: it writes for everybody, and returns. Nobody waits for company,
 so a lone caller pays for no thread switch; under load the batches form by themselves, because more changes arrive
-while the disk is busy. What was posted and has no waiting caller to lead it is written by the commit thread. The idea
-is that of database servers' commit logs (and of "leader/follower" thread pools). The transactions are in writer.py.
+while the disk is busy. What was posted and has no waiting caller to lead it is written by an idle worker or by a caller
+who asks for a result (`help`), or else by the commit thread. The idea is that of database servers' commit logs (and of
+"leader/follower" thread pools). The transactions are in writer.py.
 """
 
 from __future__ import annotations
@@ -59,12 +60,11 @@ class Stream:
                 return
         self.done(list(items), [LedgerError("the ledger is closed")] * len(items))
 
-    def take(self) -> list[Request]:
-        """What was posted so far, as one request; called with the door's lock held."""
-        if not self.items:
-            return []
-        items, self.items = self.items, []
-        return [Request(self.apply, items, self.durable, self.done, posted=True)]
+    def take(self, batch: list[Request]) -> None:
+        """Add what was posted so far to a batch, as one request; called with the door's lock held."""
+        if self.items:
+            batch.append(Request(self.apply, self.items, self.durable, self.done, posted=True))
+            self.items = []
 
 
 class GroupCommit:
@@ -78,6 +78,7 @@ class GroupCommit:
         self._kept: list[Request] = []  # posted, failed, to be tried again after PAUSE
         self._due: list[Request] = []  # those whose PAUSE is over
         self._led = False
+        self._leader: object = None  # who leads: a request, or a token of `help`
         self._woken = False
         self.closed = False
         self._thread: threading.Thread | None = None  # the commit thread
@@ -110,24 +111,29 @@ class GroupCommit:
     ) -> list[R]:
         """Apply changes in a transaction and return what `apply` returned, after the COMMIT.
 
-        `done` is called with items and results before that, once for all callers of the same transaction. Raises
+        `done(items, results)` is called before that, by the leader for its own items and once for all others. Raises
         what `apply` raised, with nothing written, or LedgerError. An error of a neighbour's change does not touch
         this one. KeyboardInterrupt during the wait says that the outcome is unknown.
         """
         if os.getpid() != self._pid:
             raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
         request = Request(apply, items, durable, done, posted=False)
-        with self.door:
-            self._waiting.append(request)
-            leads, self._led = not self._led, True
-            request.leads = leads
-            if not leads:
-                request.gate = threading.Lock()
-                request.gate.acquire()
-        if leads:
-            self._lead(request)
-        else:
-            self._wait(request)
+        try:
+            with self.door:
+                self._waiting.append(request)
+                if self._led:
+                    request.gate = threading.Lock()
+                    request.gate.acquire()
+                else:
+                    self._leader = request
+                    self._led = request.leads = True
+            if request.leads:
+                self._lead(request)
+            else:
+                self._wait(request)
+        except BaseException:
+            self._resign(request)
+            raise
         if request.error is not None:
             raise LedgerError(*UNKNOWN.args) if request.error is UNKNOWN else request.error
         return request.results
@@ -144,14 +150,20 @@ class GroupCommit:
                 self._wake_thread()
 
     def help(self) -> bool:
-        """Write what was posted, if nobody else does; for a worker that has nothing better to do."""
+        """Write what was posted, if nobody else does; for an idle worker, or a caller who waits for a result."""
         if self._led or not self._pending():
             return False
-        with self.door:
-            if self._led or not self._pending():
-                return False
-            self._led = True
-        self._lead(None)
+        token = object()
+        try:
+            with self.door:
+                if self._led or not self._pending():
+                    return False
+                self._leader = token
+                self._led = True
+            self._lead(None)
+        except BaseException:
+            self._resign(token)
+            raise
         return True
 
     def run(self, tidy: Callable[[], None], resumed: Callable[[], None]) -> None:
@@ -240,6 +252,14 @@ class GroupCommit:
         elif request.leads:
             self._lead(None)
 
+    def _resign(self, leader: object) -> None:
+        """An interrupt struck after the lead was taken and before it was given on: somebody else leads."""
+        if self._leader is leader:
+            with self.door:
+                if leader in self._waiting:
+                    self._waiting.remove(leader)
+            self._hand_over(tells=False)
+
     def _lead(self, own: Request | None) -> None:
         """Write everything that waits, let the first of the latecomers lead, and tell those who asked.
 
@@ -251,7 +271,7 @@ class GroupCommit:
             with self.door:
                 batch, self._waiting = self._waiting, []
                 for stream in self._streams:
-                    batch += stream.take()
+                    stream.take(batch)
                 batch += self._due
                 self._due = []
             batch = self._writer.execute(batch)
@@ -261,7 +281,7 @@ class GroupCommit:
             try:
                 self._hand_over(tells=finished)
             except BaseException:
-                self._led = False  # the commit thread leads
+                self._led = False  # the commit thread leads; told without a call, the stack may be full
                 if not self._woken:
                     self._woken = True
                     self._wake.release()
@@ -281,6 +301,7 @@ class GroupCommit:
                 self._tidy_at = time.monotonic() + TIDY
                 self._wake_thread()  # it sleeps until it knows when
             successor = self._waiting[0] if self._waiting else None
+            self._leader = successor
             self._led = successor is not None
             if successor is not None:
                 successor.leads = True
@@ -358,9 +379,9 @@ class GroupCommit:
         self._resume_at = time.monotonic() + PAUSE
 
 
-def _safely(call: Callable[..., None], *args: Any) -> None:
+def _safely(call: Callable[[], None]) -> None:
     """A bug in what is called must not end the thread that writes for everybody."""
     try:
-        call(*args)
+        call()
     except Exception:  # noqa: BLE001
         logger.exception("the ledger's writer met an error of the queue")

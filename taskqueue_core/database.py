@@ -28,7 +28,7 @@ REMEDY = (
     "nothing more is written to it. Keep the file and what stands beside it, restore a backup, or save what can be "
     'read with the sqlite3 shell: sqlite3 tasks.db ".recover" | sqlite3 saved.db'
 )
-OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+OLDEST_SQLITE = (3, 35, 0)  # UPDATE ... FROM, and JSON functions
 
 _APPLICATION_ID = 0x7461736B  # "task": marks the file as ours
 _VERSION_1 = """
@@ -88,7 +88,8 @@ SELECT * FROM tasks WHERE status = 'queued' AND run_at <= ? AND (run_at, id) > (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A task that failed for good, as it was then. `reason` is "permanent", "exhausted" or "poison".
+    """A task that failed for good, as it was then. `reason` is "permanent", "exhausted", "poison" or
+    "cancelled".
 
     Times are seconds since the epoch; `replayed_at` is None until the task is brought back.
     """
@@ -158,7 +159,7 @@ class LedgerView:
         return {Status(row["status"]): row["n"] for row in self._read(" UNION ALL ".join(counted))}
 
     def purged(self) -> int:
-        """How many finished tasks retention has removed since the ledger was made."""
+        """How many finished tasks `purge` and retention have removed since the ledger was made."""
         n: int = self._read("SELECT n FROM counters WHERE name = 'purged'")[0]["n"]
         return n
 
@@ -292,9 +293,7 @@ def translated(path: Path | None) -> Iterator[None]:
         if code == "SQLITE_NOTADB":
             raise LedgerError(f"{str(path)!r} is no SQLite file; it was left as it is", code=code) from error
         if code in ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY"):
-            raise LedgerError(
-                f"{where} was left in the middle of a change: open it as a queue once", code=code
-            ) from error
+            raise LedgerError(f"{where} was left amid a change: open it as a queue once", code=code) from error
         if code.startswith("SQLITE_CORRUPT"):
             raise LedgerError(f"{where} is damaged: {error} ({code}); {REMEDY}", code=code) from error
         raise LedgerError(f"{where}: {error} ({code})", code=code) from error

@@ -47,7 +47,6 @@ class Entry:
         "anonymous",
         "arrivals",
         "back",
-        "claims",
         "draft",
         "due_at",
         "expired",
@@ -55,6 +54,7 @@ class Entry:
         "leader",
         "phase",
         "placed",
+        "reserved",
         "row",
         "submitted_at",
     )
@@ -64,7 +64,7 @@ class Entry:
         self.row = row  # as the ledger had it last; of no meaning while the task arrives
         self.phase = Phase.ARRIVING
         self.placed = False  # a place was taken for its admission
-        self.claims = False  # a worker is free for it: it is claimed as it is inserted
+        self.reserved = False  # a worker is free for it: it is claimed as it is inserted
         self.leader = 0
         self.arrivals: list[Call] = []
         self.futures: list[TaskFuture] = []

@@ -50,9 +50,7 @@ class Feeder:
         self._awake.set()
 
     def find(self, keys: Sequence[str]) -> None:
-        """Look for the rows of submits whose outcome is unknown: one that was claimed as it was inserted may stand,
-        running, and nobody runs it.
-        """
+        """Look for these rows: one may stand as running while no worker has it."""
         self._strays += keys
         self._awake.set()
 

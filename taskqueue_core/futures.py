@@ -87,8 +87,7 @@ class Callbacks:
             if not self._closed:
                 self._calls.put((fn, future))
                 if self.thread is None:
-                    self.thread = threading.Thread(target=self._run, name="taskqueue-callbacks", daemon=True)
-                    self.thread.start()
+                    self._start()
                 return
         _call(fn, future)
 
@@ -101,6 +100,14 @@ class Callbacks:
             self._calls.put(None)
             if thread is not threading.current_thread():
                 thread.join(deadline.remaining())
+
+    def _start(self) -> None:
+        self.thread = threading.Thread(target=self._run, name="taskqueue-callbacks", daemon=True)
+        try:
+            self.thread.start()
+        except BaseException:
+            self.thread = None  # the next callback tries again
+            raise
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -7,11 +7,12 @@
     running -> failed            fail      T5   recover  T6 (poison)
     queued -> failed             cancel    T8
     failed -> queued             replay    T9   insert   (of a cancelled task's key)
-    success, failed -> none      purge     T10  expire
+    success, failed -> none      purge     T10  purge_old
 
 Each arrow is an UPDATE guarded by status and version; when it matches no row the caller is fenced: somebody
 else has moved the task, and nothing is written. What each writes is in arrows.py, the schema and the reads are in
-database.py, the transactions in commits.py; no other module knows SQL.
+database.py, the transactions in writer.py, grouped by commits.py; no other module knows SQL. `insert`, `claim` and
+`succeed` are for callers that wait for each; a queue uses `admit`, and the streams `claims` and `successes`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from taskqueue_core import arrows
 from taskqueue_core.arrows import Draft, Drafted, Row, Success
@@ -50,17 +51,18 @@ from taskqueue_core.errors import LedgerError
 from taskqueue_core.ownership import OwnerLock
 from taskqueue_core.publish import Publication
 from taskqueue_core.task import Status, TaskRecord, to_json
-from taskqueue_core.writer import Changes, Transaction, Writer
+from taskqueue_core.writer import Changes, Done, Transaction, Writer
 
 _SYNCHRONOUS = {"power": 2, "process": 1}  # FULL and NORMAL
 
 _OUTDATED = """
-SELECT id, version FROM tasks WHERE status = 'success' AND finished_at < ?1
+SELECT id, version FROM tasks WHERE status = 'success' AND (finished_at, id) < (?1, ?3)
 UNION ALL
 SELECT tasks.id, version FROM dead_letters JOIN tasks ON tasks.id = task_id
 WHERE reason = 'cancelled' AND replayed_at IS NULL AND status = 'failed' AND failed_at < ?1
 LIMIT ?2"""
-_NTH_SUCCESS = "SELECT finished_at AS at FROM tasks WHERE status = 'success' ORDER BY finished_at DESC LIMIT 1 OFFSET ?"
+_NTH_SUCCESS = """
+SELECT finished_at, id FROM tasks WHERE status = 'success' ORDER BY finished_at DESC, id DESC LIMIT 1 OFFSET ?"""
 _KNOWN = """
 SELECT idempotency_key AS key FROM tasks WHERE idempotency_key IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
     SELECT 1 FROM dead_letters WHERE task_id = tasks.id AND replayed_at IS NULL AND reason = 'cancelled')"""
@@ -70,12 +72,10 @@ PURGED_AT_ONCE = 500
 WAL_LIMIT = 4_000_000
 """Bytes of write-ahead log beyond which an idle queue empties it."""
 
-Done = Callable[[list[Any], list[Any]], None]
-
 
 class _Drafted(NamedTuple):
     draft: Draft
-    claims: bool = False
+    reserved: bool = False
 
 
 class _Claimable(NamedTuple):
@@ -112,6 +112,7 @@ class Ledger(LedgerView):
         self.writer = Writer(self._writer, self.path, self._lock, durable=_SYNCHRONOUS[durability])
         self.writer.at_once = self._at_once
         self.commits = GroupCommit(self.writer)
+        # The queue says who is told of these, see Attempts.
         self.claims = self.commits.stream(arrows.claim, durable=False)
         self.successes = self.commits.stream(self._succeed, durable=True)
 
@@ -124,8 +125,8 @@ class Ledger(LedgerView):
         return self.commits.write(self._insert, [_Drafted(draft) for draft in drafts])
 
     def admit(self, tasks: Sequence[Drafted], done: Done) -> None:
-        """The same for whatever has a draft; `done(tasks, rows)` is called before it returns, once for all callers
-        of the same transaction.
+        """The same for whatever has a draft; `done(tasks, rows)` is called after the COMMIT and before this returns, by
+        the leader for its own tasks, and once for those of all others.
         """
         self.commits.write(self._insert, list(tasks), done=done)
 
@@ -194,17 +195,28 @@ class Ledger(LedgerView):
         """T10: remove a finished task and its dead letters; its key is free again. False: it is not as `row` says."""
         return bool(self.commits.write(arrows.purge, [row])[0])
 
-    def expire(self, count: int | None, seconds: float | None) -> int:
+    def purge_old(self, count: int | None, seconds: float | None) -> int:
         """T10 for the tasks that succeeded, or were cancelled, longer than `seconds` ago or before the last `count`
         successes: how many were removed, PURGED_AT_ONCE at most. Other dead letters keep their tasks.
         """
-        limits = [self._clock() - seconds] if seconds is not None else []
+        limits = [(self._clock() - seconds, 0)] if seconds is not None else []
         if count is not None:
-            limits += [row["at"] for row in self._read(_NTH_SUCCESS, count - 1)]
+            limits += [(row["finished_at"], row["id"]) for row in self._read(_NTH_SUCCESS, count - 1)]
         if not limits:
             return 0
-        old = [Row(row["id"], row["version"]) for row in self._read(_OUTDATED, max(limits), PURGED_AT_ONCE)]
+        at, row_id = max(limits)
+        old = [Row(row["id"], row["version"]) for row in self._read(_OUTDATED, at, PURGED_AT_ONCE, row_id)]
         return sum(self.commits.write(arrows.purge, old)) if old else 0
+
+    def reached(self, row: Row | TaskRecord, status: Status) -> TaskRecord | None:
+        """The record, if the row has moved on from `row` to that state in one step; None if not, or if it cannot be
+        read. For whoever does not know whether his change was committed.
+        """
+        try:
+            found = self._by_id(row.id)
+        except (LedgerError, IndexError):
+            return None
+        return found if (found.version, found.status) == (row.version + 1, status) else None
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Which of these idempotency keys stand for a task; those of cancelled tasks are free."""

@@ -12,7 +12,6 @@ from typing import Any
 
 COUNTERS = (
     "enqueued",
-    "dequeued",
     "succeeded",
     "failed",
     "retried",
@@ -204,7 +203,8 @@ class Metrics:
             busy = work.busy_seconds + sum(worker.busy_for(now) for worker in self._present)
             latency = self._latency
             return MetricsSnapshot(
-                **{**self._counters, "dequeued": work.dequeued},
+                **self._counters,
+                dequeued=work.dequeued,
                 latency_mean_s=latency.mean,
                 latency_p95_s=latency.percentile(0.95),
                 queue_wait_mean_s=work.wait.mean,

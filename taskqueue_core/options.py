@@ -67,9 +67,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--store", default=".", metavar="DIR", help="folder of the source images (default: here)")
     run.add_argument("--outputs", metavar="DIR", help="folder for the results (default: outputs, in the store)")
     run.add_argument("--ledger", default="tasks.db", metavar="FILE", help="the ledger (default: tasks.db)")
-    run.add_argument("--workers", type=int, metavar="N", help="worker threads (default: 8)")
-    run.add_argument("--queue-size", type=int, metavar="N", help="places for waiting tasks (default: 200)")
-    run.add_argument("--durability", choices=DURABILITIES, help="what accepted tasks survive (default: power)")
+    run.add_argument("--workers", type=int, metavar="N", help="worker threads (default: TASKQUEUE_MAX_WORKERS, else 8)")
+    run.add_argument(
+        "--queue-size", type=int, metavar="N", help="places for waiting tasks (default: TASKQUEUE_QUEUE_SIZE, else 200)"
+    )
+    run.add_argument(
+        "--durability",
+        choices=DURABILITIES,
+        help="what accepted tasks survive (default: TASKQUEUE_DURABILITY, else power)",
+    )
     run.add_argument(
         "--timeout",
         type=_seconds,

@@ -30,7 +30,7 @@ class ProcessorLike(Protocol):
 
     It returns a JSON value of at most 64 KiB, or an Output. What it raises decides about a retry, see
     `RetryPolicy`. If it also has a method `discard(tasks)`, the queue calls that once at open, with the tasks
-    that were running when their process died, so that it can remove what their attempts left behind.
+    that were attempted and are not finished, if any, so that it can remove what their attempts left behind.
     """
 
     def __call__(self, task: Task, /) -> JSON | Output: ...

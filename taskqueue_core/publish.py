@@ -45,6 +45,8 @@ class Publication:
         path = Path(output.temp_path)
         if len(path.suffix) > _LONGEST_SUFFIX:
             raise PermanentError(f"the suffix of Output({str(path)!r}) is longer than {_LONGEST_SUFFIX} characters")
+        if path.exists() and not path.is_file():
+            raise PermanentError(f"the processor returned Output({str(path)!r}), which is no regular file")
         digest, size = hashlib.sha256(), 0
         try:
             with path.open("rb+" if durable else "rb", buffering=0) as file:
@@ -84,7 +86,9 @@ def remove(result: object) -> None:
     """Remove the file of an attempt that failed after its work was done; anything but an Output is no file."""
     if isinstance(result, Output):
         with contextlib.suppress(OSError, TypeError, ValueError):
-            Path(result.temp_path).unlink(missing_ok=True)
+            path = Path(result.temp_path)
+            if path.is_file():  # whatever else a processor names stays
+                path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

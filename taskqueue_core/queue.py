@@ -1,8 +1,9 @@
 """TaskQueue: a bounded queue.Queue and a ThreadPoolExecutor over a ledger.
 
-One task's way: submit -> is the key known? -> a place -> Ledger.insert -> queue.Queue -> Ledger.claim -> worker:
-processor -> RetryPolicy -> Ledger.succeed, retry or fail -> the future has its result. The first half is
-admission.py, then workers.py and attempts.py; tasks that wait in the ledger only come in through feeder.py.
+One task's way: submit -> is the key known? -> a place -> Ledger.admit (claimed with it, if a worker is free) ->
+queue.Queue -> Ledger.claims -> worker: processor -> RetryPolicy -> Ledger.successes, retry or fail -> the future has
+its result. The first half is admission.py, then workers.py and attempts.py; tasks that wait in the ledger only come
+in through feeder.py.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class CloseReport:
     drained    every task was finished
     waiting    tasks left queued in the ledger, for the next time it is opened; -1 when it cannot be read
     stuck      keys of the tasks that were still running at the deadline; they are queued again, the attempt
-               does not count, and their late results are refused
+               does not count (unless they had timed out before), and their late results are refused
     elapsed_s  seconds that closing took
     """
 
@@ -173,11 +174,13 @@ class TaskQueue:
 
     def _tidy(self) -> None:
         """Keep the ledger small."""
-        settings = self.settings
-        if settings.retain is not None or settings.retain_for is not None:
-            while self._ledger.expire(settings.retain, settings.retain_for) and self._report is None:
-                pass
+        self._purge_old(Deadline(None))
         self._ledger.tidy()
+
+    def _purge_old(self, deadline: Deadline) -> None:
+        retain, retain_for = self.settings.retain, self.settings.retain_for
+        while not deadline.passed and self._report is None and self._ledger.purge_old(retain, retain_for):
+            pass
 
     def _resume(self) -> None:
         """After trouble with the ledger: claim again what waits."""
@@ -251,21 +254,25 @@ class TaskQueue:
 
         Raises TaskQueueError when the key is unknown or its task has not failed.
         """
-        record = self._open_ledger().get(key)
+        refuse_on_a_full_stack()
+        record = self.get(key)
         if record is None or record.status is not Status.FAILED:
             state = "unknown" if record is None else f"that of a task in state {record.status.value!r}"
             raise TaskQueueError(f"cannot replay {key!r}: only a failed task can be replayed, this key is {state}")
         self._inflight.wait_left(record)
-        moved = self._ledger.replay(record)
-        if moved is not None:
-            log_event("replayed", key, moved)
-        return self.submit(record.task)
+        try:
+            moved = self._ledger.replay(record)
+            if moved is not None:
+                log_event("replayed", key, moved)
+            return self.submit(record.task)
+        finally:
+            self._feeder.wake()  # if this was interrupted, the task is queued all the same
 
     def purge(self, key: str) -> bool:
         """Forget a finished task and its dead letters: its key is free again, and its output stays. False when the
         key is unknown. Raises TaskQueueError when the task is not finished.
         """
-        record = self._open_ledger().get(key)
+        record = self.get(key)
         if record is not None and not record.finished:
             raise TaskQueueError(f"cannot purge {key!r}: its task is {record.status.value}, not finished")
         return record is not None and self._ledger.purge(record)
@@ -276,29 +283,36 @@ class TaskQueue:
 
     def _cancel(self, future: TaskFuture) -> bool:
         """G10: detach one caller; when he was the last one and no worker is to run the task yet, cancel the task."""
+        refuse_on_a_full_stack()
         detached = self._inflight.detach(future)
         if detached is not None:
             entry, phase = detached
             if phase is Phase.QUEUED and self._workers.waiting.remove(entry):
                 self._places.give()  # else whoever is about to claim it gives its place back
+            moved = None
             try:
                 moved = self._ledger.cancel(entry.row)
             except LedgerError:
                 logger.exception("%r could not be cancelled", future.key)
-                self._inflight.stay(entry, future)
+            finally:  # also when it was interrupted: what the ledger says counts
+                moved = moved or self._ledger.reached(entry.row, Status.FAILED)
+                if moved is None:
+                    self._inflight.stay(entry, future)
+                else:
+                    self._inflight.leave(entry)
                 self._feeder.wake()
+            if moved is None:
                 return False
-            self._inflight.leave(entry)
-            self._feeder.wake()
-            if moved is not None:
-                log_event("cancelled", future.key, moved)
-                self.metrics.count("cancelled")
+            log_event("cancelled", future.key, moved)
+            self.metrics.count("cancelled")
         return future.give_up()
 
     # What is there
 
     def get(self, key: str) -> TaskRecord | None:
         """The task of an idempotency key (`Task.key`), or None."""
+        if not isinstance(key, str):
+            raise TypeError(f"a key is a text such as task.key, got {key!r}")
         return self._open_ledger().get(key)
 
     def records(self, status: Status | None = None) -> list[TaskRecord]:
@@ -363,6 +377,7 @@ class TaskQueue:
             try:
                 stuck = self._stop_workers(deadline, final)
                 with contextlib.suppress(LedgerError):
+                    self._purge_old(deadline)
                     counts = self._ledger.counts()
                     waiting = counts[Status.QUEUED]
                     drained = waiting == counts[Status.RUNNING] == 0
@@ -371,8 +386,10 @@ class TaskQueue:
                 self._ledger.commits.close()
                 self._commit_thread.join(final.remaining())
                 self._inflight.close(drained=drained)
-                self._callbacks.close(final)
-                self._ledger.close()
+                try:
+                    self._callbacks.close(final)
+                finally:
+                    self._ledger.close()
         elapsed = time.monotonic() - started
         return CloseReport(drained=drained, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
 

@@ -24,7 +24,9 @@ LINGER = 0.1
 
 
 class Waiting(queue.Queue[Entry]):
-    """The bounded queue, with steps for many tasks at once: a lock for each would cost more than the task."""
+    """The bounded queue, with steps for many tasks at once: a lock for each would cost more than the task. The places
+    keep the bound: whoever puts a task holds one.
+    """
 
     queue: deque[Entry]
 
@@ -99,7 +101,7 @@ class Workers:
         self._active = 0  # threads at work, or waiting for it
         self._idents: set[int] = set()
         self._run_seconds = 0.0  # a moving average
-        self._ahead = 0
+        self._ahead = 0  # claims beyond the tasks that run
         self._stopping = False
 
     def enqueue(self, entries: Sequence[Entry]) -> None:
@@ -114,7 +116,7 @@ class Workers:
 
     def reserve(self, count: int) -> int:
         """For how many of `count` new tasks a worker is free, or soon will be: they are claimed as they are inserted,
-        and `ready` or `lost` follows. None while others wait.
+        and `ready` or `lost` follows. 0 while others wait.
         """
         if self.waiting.queue or self._paused():
             return 0
@@ -269,7 +271,7 @@ class Workers:
     def _claims_ahead(self) -> int:
         """How many tasks all workers finish during four commits: so many are claimed beyond those that run.
 
-        None where a commit is short beside a task, so that nothing is claimed long before it runs.
+        0 where a commit is short beside a task, so that nothing is claimed long before it runs.
         """
         finished = 4 * self._size * self._commit_seconds() / max(self._run_seconds, 1e-6)
         return min(ceil(finished), self.waiting.maxsize) if finished > 0.05 else 0

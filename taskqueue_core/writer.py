@@ -53,7 +53,6 @@ class Request:
     __slots__ = (
         "again",
         "apply",
-        "chosen",
         "done",
         "durable",
         "error",

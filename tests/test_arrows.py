@@ -58,7 +58,7 @@ def states(ledger):
 def admit(ledger, keys, claims):
     """Insert as admission does, with those for which a worker is free; the rows, as `done` was told."""
     told = []
-    entries = [SimpleNamespace(draft=draft(key), claims=key in claims) for key in keys]
+    entries = [SimpleNamespace(draft=draft(key), reserved=key in claims) for key in keys]
     ledger.admit(entries, lambda tasks, rows: told.append((tasks, rows)))
     ((tasks, rows),) = told
     assert tasks == entries

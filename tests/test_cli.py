@@ -304,7 +304,9 @@ def letters(capsys):
 def test_a_run_out_of_time_exits_with_1(store, task_file, capsys, monkeypatch):
     """What was submitted stays queued or is finished, and the command says how to go on."""
     task_file("a", "b")
-    monkeypatch.setattr(cli, "Processor", lambda *_, **__: Work())
+    work, close = Work(hold=True), TaskQueue.close
+    monkeypatch.setattr(cli, "Processor", lambda *_, **__: work)
+    monkeypatch.setattr(TaskQueue, "close", lambda *args, **knobs: work.release() or close(*args, **knobs))
     assert main(["run", "tasks.json", "--timeout=0"]) == 1
     shown = capsys.readouterr()
     assert re.match(r"taskqueue: \d tasks were submitted, not all are finished after 0\.0 s; the same", shown.err)

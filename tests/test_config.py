@@ -137,7 +137,8 @@ def test_a_repeated_gate_option_adds_up() -> None:
 
 def example() -> dict[str, str]:
     lines = [line for line in EXAMPLE.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
+    pairs = (line.split("=", 1) for line in lines)
+    return {name: value.strip('"') for name, value in pairs}  # quoted where a shell would see a redirection
 
 
 def test_the_example_names_every_setting_once_with_its_default() -> None:

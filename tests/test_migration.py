@@ -97,7 +97,7 @@ def test_a_migrated_ledger_goes_on(old):
         assert row.id == 10
         assert ledger.succeed(ledger.claim(ledger.get("queued")), "1").finished_at == 100.0
         assert ledger.replay(ledger.get("failed")).finished_at is None
-        assert ledger.expire(None, 50.0) == 1
+        assert ledger.purge_old(None, 50.0) == 1
         assert ledger.get("success") is None
         assert ledger.counts()[Status.SUCCESS] == 1
 

@@ -207,7 +207,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for key, row in self.rows.items()
             if (row.status is Status.SUCCESS or row.cancelled) and limits and row.finished_at < max(limits)
         ]
-        assert self.ledger.expire(count, seconds) == len(old)
+        assert self.ledger.purge_old(count, seconds) == len(old)
         self._gone(old)
 
     @rule(

@@ -91,3 +91,14 @@ def test_output_key_is_a_key_of_the_store(tmp_path):
     store, key = ObjectStore(tmp_path), output_key("../../C:\\nul\n" * 100, ".bin")
     store.write(key, [b"1"])
     assert [*store.keys()] == [key]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs named pipes")
+def test_an_output_that_is_no_regular_file_is_refused_and_left_alone(tmp_path):
+    """A pipe, a device: whatever a processor names by mistake is neither renamed nor removed."""
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    with pytest.raises(PermanentError, match="no regular file"):
+        Publication.prepare(Output(pipe), "k", durable=True)
+    remove(Output(pipe))
+    assert pipe.exists()

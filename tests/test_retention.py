@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from helpers import LONG, NEVER, Work, balance, draft, sql, tasks, threads, until
+from helpers import LONG, NEVER, Work, balance, draft, posted, sql, tasks, threads, until
 
 from taskqueue_core import LedgerError, PermanentError, QueueSettings, Status, Task, TaskQueueError, TransientError
 from taskqueue_core import commits as commits_module
@@ -104,18 +104,18 @@ def test_purge_counts_in_the_same_transaction(ledger, path, table):
 def test_expire_without_a_limit_removes_nothing(ledger):
     """Retention is off by default."""
     finish(ledger, "k")
-    assert ledger.expire(None, None) == 0
+    assert ledger.purge_old(None, None) == 0
     assert keys(ledger) == ["k"]
 
 
 def test_retention_by_number_keeps_the_last_successes(ledger, clock, path):
     """As many as said, the latest; fewer than that are all kept."""
     finish_each_second(ledger, clock, 5)
-    assert ledger.expire(6, None) == ledger.expire(5, None) == 0
-    assert ledger.expire(2, None) == 3
+    assert ledger.purge_old(6, None) == ledger.purge_old(5, None) == 0
+    assert ledger.purge_old(2, None) == 3
     assert keys(ledger) == ["k3", "k4"]
-    assert ledger.expire(2, None) == 0
-    assert ledger.expire(1, None) == 1
+    assert ledger.purge_old(2, None) == 0
+    assert ledger.purge_old(1, None) == 1
     assert keys(ledger) == ["k4"]
     assert balance(path, 5)[Status.SUCCESS] == 1
 
@@ -126,25 +126,25 @@ def test_retention_counts_from_the_end_of_a_task_not_from_its_submit(ledger, clo
     finish_each_second(ledger, clock, 3)
     clock.now += 1
     ledger.succeed(ledger.claim(slow), "1")
-    assert ledger.expire(1, None) == 3
+    assert ledger.purge_old(1, None) == 3
     assert keys(ledger) == ["slow"]
 
 
 def test_retention_by_age_keeps_what_is_young(ledger, clock):
     """To the second: what is exactly so old stays."""
     finish_each_second(ledger, clock, 5)
-    assert ledger.expire(None, 4.0) == 0
-    assert ledger.expire(None, 2.0) == 2
+    assert ledger.purge_old(None, 4.0) == 0
+    assert ledger.purge_old(None, 2.0) == 2
     assert keys(ledger) == ["k2", "k3", "k4"]
     clock.now += 100
-    assert ledger.expire(None, 2.0) == 3
+    assert ledger.purge_old(None, 2.0) == 3
 
 
 @pytest.mark.parametrize(("count", "seconds", "left"), [(3, 1.0, 2), (2, 10.0, 2), (9, 1.0, 2), (1, 0.5, 1)])
 def test_retention_by_number_and_age_keeps_what_meets_both(ledger, clock, count, seconds, left):
     """The stricter one decides."""
     finish_each_second(ledger, clock, 5)
-    assert ledger.expire(count, seconds) == 5 - left
+    assert ledger.purge_old(count, seconds) == 5 - left
     assert keys(ledger) == [f"k{n}" for n in range(5 - left, 5)]
 
 
@@ -158,7 +158,7 @@ def test_retention_leaves_what_is_unfinished_or_failed(ledger, clock, count):
     again = ledger.replay(finish(ledger, "replayed", "permanent"))
     clock.now += 100
     finish(ledger, "new")
-    assert ledger.expire(count, None if count else 50.0) == 2
+    assert ledger.purge_old(count, None if count else 50.0) == 2
     assert keys(ledger) == ["permanent", "exhausted", "poison", "queued", "running", "replayed", "new"]
     assert len(ledger.dead_letters()) == 4
     assert ledger.claim(again) is not None
@@ -171,7 +171,7 @@ def test_a_cancelled_key_that_was_submitted_again_is_not_forgotten(ledger, clock
     rows = ledger.insert([draft("k"), draft("failed")])
     ledger.fail(ledger.claim(rows[1]), "boom", "permanent")
     clock.now += 100
-    assert ledger.expire(None, 50.0) == 0
+    assert ledger.purge_old(None, 50.0) == 0
     assert keys(ledger) == ["k", "failed"]
 
 
@@ -179,7 +179,7 @@ def test_retention_works_in_batches(ledger, clock, monkeypatch, path):
     """No more in a transaction than said; called until nothing is left to remove."""
     monkeypatch.setattr(ledger_module, "PURGED_AT_ONCE", 3)
     finish_each_second(ledger, clock, 8)
-    assert [ledger.expire(1, None) for _ in range(4)] == [3, 3, 1, 0]
+    assert [ledger.purge_old(1, None) for _ in range(4)] == [3, 3, 1, 0]
     assert (ledger.purged(), keys(ledger)) == (7, ["k7"])
     assert balance(path, 8)[Status.SUCCESS] == 1
 
@@ -196,7 +196,7 @@ def test_one_row_that_moves_under_retention_does_not_keep_the_others(ledger, clo
         return write(apply, items, **knobs)
 
     monkeypatch.setattr(ledger.commits, "write", meanwhile)
-    assert ledger.expire(1, None) == 2
+    assert ledger.purge_old(1, None) == 2
     assert (ledger.purged(), keys(ledger)) == (3, ["k3"])
 
 
@@ -205,7 +205,7 @@ def test_counters_survive_a_restart(path, clock):
     for round_ in range(3):
         with closing(Ledger(path, durability="process", clock=clock)) as ledger:
             finish_each_second(ledger, clock, 4, name=f"{round_}-")
-            ledger.expire(1, None)
+            ledger.purge_old(1, None)
             assert ledger.purged() == 3 + 4 * round_
             balance(path, 4 * (round_ + 1))
 
@@ -215,7 +215,7 @@ def test_outputs_stay_when_their_task_is_forgotten(ledger, path, clock):
     (path.parent / "out.jpg").write_bytes(b"pixels")
     finish(ledger, "k")
     clock.now += 100
-    assert ledger.expire(None, 1.0) == 1
+    assert ledger.purge_old(None, 1.0) == 1
     assert (path.parent / "out.jpg").read_bytes() == b"pixels"
 
 
@@ -371,7 +371,7 @@ def test_a_forgotten_key_is_a_new_task(open_queue, by_hand, path, params):
     assert queue.submit(Task("t4", params={"n": 4})).result(0) == {"n": 4}
     assert work.calls.count("t4") == 1
     queue.close()
-    assert balance(path, 6)[Status.SUCCESS] == 2
+    assert balance(path, 6)[Status.SUCCESS] == 1  # closing forgets what retention does not keep
 
 
 def test_a_duplicate_beside_retention_is_answered_or_done_again(open_queue, by_hand, path):
@@ -452,3 +452,11 @@ def test_tidy_beside_a_reader_takes_nothing_from_it(ledger, path, monkeypatch):
         reader.execute("COMMIT")
     ledger.tidy()
     assert wal(path) == 0
+
+
+def test_results_of_one_transaction_are_forgotten_one_by_one(ledger):
+    """They finished at the same moment: the last ids stay."""
+    rows = [ledger.claim(row) for row in ledger.insert([draft(f"k{n}") for n in range(6)])]
+    assert posted(ledger, successes=[(row, "1") for row in rows]) == [True] * 6
+    assert ledger.purge_old(2, None) == 4
+    assert [record.idempotency_key for record in ledger.records()] == ["k4", "k5"]

@@ -1,9 +1,12 @@
 """A COMMIT that was carried out and is reported as failed: the queue finds out what stands, and goes on from there."""
 
-import pytest
-from helpers import LONG, Work, balance, draft, report_failed, tasks
+import errno
+import threading
 
-from taskqueue_core import LedgerError, Status, Task
+import pytest
+from helpers import LONG, Work, balance, draft, report_failed, tasks, threads
+
+from taskqueue_core import LedgerError, PermanentError, Status, Task, TransientError
 from taskqueue_core import commits as commits_module
 
 
@@ -56,3 +59,112 @@ def test_an_insert_that_was_made_and_reported_as_failed_runs_without_being_submi
         assert reported
         assert queue.join(5)
     assert balance(path, 1)[Status.SUCCESS] == 1
+
+
+def fail_after(queue, name) -> list[str]:
+    """Report the next call of this arrow as failed, after its COMMIT; grows when that was done."""
+    arrow, reported = getattr(queue._ledger, name), list[str]()
+
+    def carry_out(*args):
+        moved = arrow(*args)
+        if not reported:
+            reported.append(name)
+            raise LedgerError("disk I/O error, as the test says", code="SQLITE_IOERR_FSYNC")
+        return moved
+
+    setattr(queue._ledger, name, carry_out)
+    return reported
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "status"),
+    [
+        ("retry", TransientError("once"), Status.SUCCESS),
+        ("fail", PermanentError("never"), Status.FAILED),
+        ("release", OSError(errno.ENOSPC, "no space"), Status.SUCCESS),
+    ],
+)
+def test_an_outcome_that_was_recorded_and_reported_as_failed_counts(
+    open_queue, monkeypatch, path, name, outcome, status
+):
+    """The worker looks what stands: the task goes on from there, and its caller hears of it."""
+    monkeypatch.setattr("taskqueue_core.attempts.PAUSE", 0.01)
+    queue = open_queue(Work({"cat.jpg": [outcome]}))
+    reported = fail_after(queue, name)
+    future = queue.submit(Task("cat.jpg"))
+    assert (future.exception(LONG) is None) is (status is Status.SUCCESS)
+    assert reported
+    assert queue.join(LONG)
+    queue.close()
+    assert balance(path, 1)[status] == 1
+
+
+def test_a_cancel_that_was_recorded_and_reported_as_failed_counts(open_queue):
+    """The caller hears True, and the key is free."""
+    work = Work(hold=True)
+    queue = open_queue(work, max_workers=1)
+    queue._workers._claims_ahead = lambda: 0
+    queue.submit(Task("busy"))
+    work.wait_started()
+    future = queue.submit(Task("cat.jpg"))
+    reported = fail_after(queue, "cancel")
+    assert future.cancel() is True
+    assert reported
+    again = queue.submit(Task("cat.jpg"))
+    work.release()
+    assert again.result(LONG) == {}
+    assert queue.join(LONG)
+
+
+def interrupt_once(monkeypatch, target, name) -> None:
+    """A Ctrl-C just before the main thread's next call of it."""
+    call = getattr(target, name)
+
+    def interrupted(*args, **knobs):
+        if threading.current_thread() is threading.main_thread():
+            monkeypatch.setattr(target, name, call)
+            raise KeyboardInterrupt
+        return call(*args, **knobs)
+
+    monkeypatch.setattr(target, name, interrupted)
+
+
+def test_a_leader_that_is_interrupted_before_it_begins_gives_the_lead_on(open_queue, monkeypatch):
+    """Nobody would ever write again, and `close` would hang."""
+    queue = open_queue(Work())
+    assert queue.submit(Task("before")).result(LONG) == {}
+    interrupt_once(monkeypatch, queue._ledger.commits, "_lead")
+    with pytest.raises(KeyboardInterrupt):
+        queue.submit(Task("lost"))
+    with threads(1) as pool:
+        assert pool.submit(queue.submit, Task("after")).result(LONG).result(LONG) == {}
+    assert queue.get(Task("lost").key) is None
+    assert queue.join(LONG)
+
+
+def test_a_replay_that_is_interrupted_after_its_commit_is_run(open_queue, monkeypatch):
+    """The task is queued again, so somebody has to bring it in."""
+    queue = open_queue(Work({"cat.jpg": [PermanentError("no")]}))
+    assert queue.submit(Task("cat.jpg")).exception(LONG) is not None
+    interrupt_once(monkeypatch, queue, "submit")
+    with pytest.raises(KeyboardInterrupt):
+        queue.replay(Task("cat.jpg").key)
+    assert queue.join(LONG)
+    assert queue.get(Task("cat.jpg").key).status is Status.SUCCESS
+
+
+def test_a_cancel_that_is_interrupted_leaves_no_key_blocked(open_queue, monkeypatch):
+    """Whether the task was cancelled or not, it goes on."""
+    work = Work(hold=True)
+    queue = open_queue(work, max_workers=1)
+    queue._workers._claims_ahead = lambda: 0
+    queue.submit(Task("busy"))
+    work.wait_started()
+    future = queue.submit(Task("cat.jpg"))
+    interrupt_once(monkeypatch, queue._ledger, "cancel")
+    with pytest.raises(KeyboardInterrupt):
+        future.cancel()
+    again = queue.submit(Task("cat.jpg"))
+    work.release()
+    assert again.result(LONG) == future.result(LONG) == {}
+    assert queue.join(LONG)

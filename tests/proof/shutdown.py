@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import taskqueue_core
-from taskqueue_core import QueueClosedError, TaskQueue, cli
+from taskqueue_core import QueueClosedError, TaskQueue
 from tests.proof import audit
 from tests.proof.journal import Journal
 from tests.proof.notes import Case, Notes, Proof
@@ -94,9 +94,6 @@ def _submit(queue: TaskQueue, voice: Voice, thread: int, outputs: Sequence[bool]
 
 def play_sigterm(folder: Path, rng: random.Random, notes: Notes, *, stuck: bool) -> None:
     """End `taskqueue run` as a service manager does."""
-    if not hasattr(cli, "HANDLED_SIGNALS"):
-        notes.skipped = "the command line does not handle SIGTERM yet"
-        return
     names = [STUCK] * stuck + [f"task {n}" for n in range(TASKS)]
     outputs = rng.choice(OUTPUTS)
     tasks = [task(name, output=outputs[n % len(outputs)]) for n, name in enumerate(names)]
