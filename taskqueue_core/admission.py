@@ -163,9 +163,9 @@ class Admission:
     def _full(self, wanted: int) -> QueueFullError:
         self._metrics.count("rejected", wanted)
         size = self._settings.queue_size
-        remedy = "use overflow='block'" if self._settings.overflow == "reject" else "wait longer"
+        remedy = "use overflow='block'" if self._settings.overflow == "reject" else "allow more time"
         return QueueFullError(
-            f"the queue has no place for {wanted} more task(s) (queue_size {size}): {remedy} or a larger queue_size"
+            f"the queue has no place for {wanted} more task(s) (queue_size {size}): {remedy}, or a larger queue_size"
         )
 
 

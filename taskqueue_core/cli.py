@@ -122,7 +122,7 @@ def _end(run: Run, error: Exception | None, signals: Signals, arguments: argpars
     """Tell how the run ended; its exit status."""
     status = OK if error is None else explain(error)
     if run.report is not None and (signals.first or error or run.stuck):
-        _say_left(run.report, arguments.ledger)
+        _say_left(run.report, arguments.ledger, goes_on=signals.first is not None or run.report.waiting != 0)
     if run.metrics is not None:
         print(_summary(run.metrics))
         if arguments.metrics:
@@ -133,9 +133,11 @@ def _end(run: Run, error: Exception | None, signals: Signals, arguments: argpars
     return WRONG if run.failed else status
 
 
-def _say_left(report: CloseReport, ledger: str) -> None:
+def _say_left(report: CloseReport, ledger: str, *, goes_on: bool) -> None:
     waiting = plural(report.waiting, "task") + (" waits" if report.waiting == 1 else " wait")
-    rest = "; the same command goes on" if report.waiting else ""
+    if report.waiting < 0:
+        waiting = "an unknown number of tasks waits"
+    rest = "; the same command goes on" if goes_on else ""
     say(f"closed in {report.elapsed_s:.1f} s: {waiting} in {ledger}, {len(report.stuck):,} stuck{rest}")
     for key in report.stuck[:SHOWN]:
         say(f"stuck: {key}: its thread cannot be ended, and is left behind")

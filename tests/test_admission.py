@@ -57,7 +57,7 @@ def test_a_full_queue_blocks_a_submit_until_there_is_a_place(full):
 def test_a_submit_gives_up_after_its_timeout(full, timeout):
     """It leaves nothing behind: later the same task gets in."""
     queue, work = full()
-    with pytest.raises(QueueFullError, match=r"queue_size 1.*wait longer or a larger queue_size"):
+    with pytest.raises(QueueFullError, match=r"queue_size 1.*allow more time, or a larger queue_size"):
         queue.submit(CAT, timeout=timeout)
     assert queue.get(CAT.key) is None
     assert queue.metrics.snapshot().rejected == 1
@@ -70,7 +70,7 @@ def test_reject_refuses_at_once(full):
     """Whatever the timeout, and it is counted."""
     queue, work = full(overflow="reject")
     for timeout in (None, LONG):
-        with pytest.raises(QueueFullError, match="use overflow='block' or a larger queue_size"):
+        with pytest.raises(QueueFullError, match="use overflow='block', or a larger queue_size"):
             queue.submit(CAT, timeout=timeout)
     assert queue.get(CAT.key) is None
     assert queue.metrics.snapshot().rejected == 2
