@@ -30,16 +30,16 @@ _INSERT = """
 INSERT INTO tasks (id, version, attempt, status, idempotency_key, image_key, variant, params, created_at, run_at)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[1]') - 1,
     iif(json_extract(value, '$[1]') = 1, 'queued', 'running'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), ?2, ?2
-FROM json_each(?1) WHERE true ON CONFLICT (idempotency_key) DO NOTHING"""
+    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), :now, :now
+FROM json_each(:rows) WHERE true ON CONFLICT (idempotency_key) DO NOTHING"""
 _CLAIM = """
 UPDATE tasks SET status = 'running', version = version + 1, attempt = attempt + 1
-FROM json_each(?1) AS row WHERE tasks.id = row.key AND tasks.version = row.value AND tasks.status = 'queued'"""
+FROM json_each(:rows) AS row WHERE tasks.id = row.key AND tasks.version = row.value AND tasks.status = 'queued'"""
 _SUCCEED = """
-UPDATE tasks SET status = 'success', version = version + 1, finished_at = ?2, error = NULL,
+UPDATE tasks SET status = 'success', version = version + 1, finished_at = :now, error = NULL,
     value = json_extract(row.value, '$[1]'), output_key = json_extract(row.value, '$[2]'),
     size = json_extract(row.value, '$[3]'), sha256 = json_extract(row.value, '$[4]')
-FROM json_each(?1) AS row
+FROM json_each(:rows) AS row
 WHERE tasks.id = row.key AND tasks.version = json_extract(row.value, '$[0]') AND tasks.status = 'running'"""
 _VIEW = """
 CREATE TEMP VIEW transactions AS
@@ -59,7 +59,7 @@ _UNBURY = "UPDATE dead_letters SET replayed_at = ? WHERE task_id = ? AND replaye
 _CANCELLED = "SELECT 1 FROM dead_letters WHERE task_id = ? AND replayed_at IS NULL AND reason = 'cancelled'"
 _PURGE = """
 DELETE FROM tasks WHERE id IN (
-    SELECT tasks.id FROM json_each(?1) AS row JOIN tasks ON tasks.id = row.key AND tasks.version = row.value
+    SELECT tasks.id FROM json_each(:rows) AS row JOIN tasks ON tasks.id = row.key AND tasks.version = row.value
     WHERE status IN ('success', 'failed'))"""
 _PURGE_LETTERS = "DELETE FROM dead_letters WHERE task_id IN (SELECT value FROM json_each(?))"
 
@@ -116,7 +116,7 @@ def prepare(database: Connection) -> None:
     database.execute(_VIEW)
     parts = ("inserts", "inserted", _INSERT), ("claims", "claimed", _CLAIM), ("successes", "succeeded", _SUCCEED)
     for rows, count, statement in parts:
-        made = statement.replace("?1", f"new.{rows}").replace("?2", "new.now")
+        made = statement.replace(":rows", f"new.{rows}").replace(":now", "new.now")
         database.execute(_TRIGGER.format(rows, count, made))
 
 
@@ -152,7 +152,7 @@ def insert(transaction: Transaction, tasks: Sequence[Drafted], first_id: int, no
     A task that is claimed in the same transaction (T2) is inserted as it is then: running, in its second version.
     """
     rows = _inserted(tasks, first_id)
-    if transaction.database.execute(_INSERT, (_text(rows), now)).rowcount == len(rows):
+    if transaction.database.execute(_INSERT, {"rows": _text(rows), "now": now}).rowcount == len(rows):
         return [Row(row_id, version, version - 1) for row_id, version, *_ in rows]
     return [_found(transaction, row_id, task, now) for row_id, task in enumerate(tasks, first_id)]
 
@@ -169,7 +169,7 @@ def succeed(transaction: Transaction, successes: Sequence[Success], now: float) 
     An output is renamed only then, so a fenced worker never overwrites a good one.
     """
     changes = [(success.row, _result(success)) for success in successes]
-    moved = _move_all(transaction, _SUCCEED, changes, Status.SUCCESS, now)
+    moved = _move_all(transaction, _SUCCEED, changes, Status.SUCCESS, now=now)
     for success, happened in zip(successes, moved, strict=True):
         if happened and success.output is not None:
             success.output.publish()
@@ -285,23 +285,23 @@ def _move_all(
     sql: str,
     changes: Sequence[tuple[Row | TaskRecord, object]],
     reached: Status,
-    *parameters: object,
+    **parameters: object,
 ) -> list[bool]:
     """Move all these rows with one statement; row by row where that statement did not match them all."""
     if transaction.careful:
-        return [_move_one(transaction, sql, row, change, reached, *parameters) for row, change in changes]
+        return [_move_one(transaction, sql, row, change, reached, **parameters) for row, change in changes]
     text = _text({row.id: change for row, change in changes})
-    count = transaction.database.execute(sql, (text, *parameters)).rowcount
+    count = transaction.database.execute(sql, {"rows": text, **parameters}).rowcount
     if count != len(changes) and len(changes) > 1:
         raise Mismatch
     return [count == len(changes)] * len(changes)
 
 
 def _move_one(
-    transaction: Transaction, sql: str, row: Row | TaskRecord, change: object, reached: Status, *parameters: object
+    transaction: Transaction, sql: str, row: Row | TaskRecord, change: object, reached: Status, **parameters: object
 ) -> bool:
     """Move one row; what an earlier, uncertain try of the same change has done counts as done."""
-    if transaction.database.execute(sql, (_text({row.id: change}), *parameters)).rowcount == 1:
+    if transaction.database.execute(sql, {"rows": _text({row.id: change}), **parameters}).rowcount == 1:
         return True
     if not transaction.again:
         return False

@@ -195,10 +195,10 @@ class LedgerView:
         )
         return bool(self._read(sql))
 
-    def _read(self, sql: str, *values: object) -> list[sqlite3.Row]:
+    def _read(self, sql: str, *values: object, **named: object) -> list[sqlite3.Row]:
         self.refuse_after_fork()
         with translated(None), self._reader_lock:
-            return self._reader.execute(sql, values).fetchall()
+            return self._reader.execute(sql, named or values).fetchall()
 
     def refuse_after_fork(self) -> None:
         """SQLite does not survive a fork: a connection used in the child can corrupt the parent's file."""

@@ -56,11 +56,11 @@ from taskqueue_core.writer import Changes, Done, Transaction, Writer
 _SYNCHRONOUS = {"power": 2, "process": 1}  # FULL and NORMAL
 
 _OUTDATED = """
-SELECT id, version FROM tasks WHERE status = 'success' AND (finished_at, id) < (?1, ?3)
+SELECT id, version FROM tasks WHERE status = 'success' AND (finished_at, id) < (:at, :id)
 UNION ALL
 SELECT tasks.id, version FROM dead_letters JOIN tasks ON tasks.id = task_id
-WHERE reason = 'cancelled' AND replayed_at IS NULL AND status = 'failed' AND failed_at < ?1
-LIMIT ?2"""
+WHERE reason = 'cancelled' AND replayed_at IS NULL AND status = 'failed' AND failed_at < :at
+LIMIT :limit"""
 _NTH_SUCCESS = """
 SELECT finished_at, id FROM tasks WHERE status = 'success' ORDER BY finished_at DESC, id DESC LIMIT 1 OFFSET ?"""
 _KNOWN = """
@@ -205,7 +205,7 @@ class Ledger(LedgerView):
         if not limits:
             return 0
         at, row_id = max(limits)
-        old = [Row(row["id"], row["version"]) for row in self._read(_OUTDATED, at, PURGED_AT_ONCE, row_id)]
+        old = [Row(row["id"], row["version"]) for row in self._read(_OUTDATED, at=at, limit=PURGED_AT_ONCE, id=row_id)]
         return sum(self.commits.write(arrows.purge, old)) if old else 0
 
     def reached(self, row: Row | TaskRecord, status: Status) -> TaskRecord | None:

@@ -154,6 +154,8 @@ class Writer:
         groups = grouped(batch, lambda request: request.apply)
         changes = {apply: _items(requests) for apply, requests in groups.items()}
         with translated(self._path), self._lock:
+            if self._database.in_transaction:  # a ROLLBACK failed; nothing may be acknowledged inside that transaction
+                self._database.execute("ROLLBACK")
             self._set_level(any(request.durable for request in batch))
             results = None if careful else self.at_once(self._database, changes)
             if results is None:

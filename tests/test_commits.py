@@ -801,3 +801,12 @@ def test_transactions_are_observed(commits, writer, stream, database):
         assert pool.submit(commits.write, insert, ["d"]).exception(LONG)
     assert seen == [(True, 3)]
     assert writer.seconds > 0
+
+
+def test_nothing_is_acknowledged_inside_a_transaction_that_could_not_be_rolled_back(commits, database, tmp_path):
+    """A ROLLBACK failed too: the next change is written in a transaction of its own, and committed."""
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("INSERT INTO names VALUES ('left')")
+    assert commits.write(insert, ["a"]) == ["a"]
+    assert not database.in_transaction
+    assert names(tmp_path) == {"a"}
