@@ -253,7 +253,7 @@ def _read(transaction: Transaction, row_id: int) -> TaskRecord:
     return to_record(transaction.database.execute("SELECT * FROM tasks WHERE id = ?", (row_id,)).fetchall()[0])
 
 
-def row_of(record: TaskRecord) -> Row:
+def row_of(record: Row | TaskRecord) -> Row:
     """What the next arrow needs to know of a record."""
     return Row(record.id, record.version, record.attempt, record.retries, record.crashes)
 

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from taskqueue_core.database import refuse_after_fork
 from taskqueue_core.errors import LedgerError
 from taskqueue_core.logs import logger
 from taskqueue_core.writer import UNKNOWN, Apply, Done, Request, Transaction, Writer, grouped
@@ -115,8 +116,7 @@ class GroupCommit:
         what `apply` raised, with nothing written, or LedgerError. An error of a neighbour's change does not touch
         this one. KeyboardInterrupt during the wait says that the outcome is unknown.
         """
-        if os.getpid() != self._pid:
-            raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
+        refuse_after_fork(self._pid)
         request = Request(apply, items, durable, done, posted=False)
         try:
             with self.door:

@@ -201,15 +201,20 @@ class LedgerView:
             return self._reader.execute(sql, named or values).fetchall()
 
     def refuse_after_fork(self) -> None:
-        """SQLite does not survive a fork: a connection used in the child can corrupt the parent's file."""
-        if os.getpid() != self._pid:
-            raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
+        """Raise LedgerError in a forked child."""
+        refuse_after_fork(self._pid)
 
 
 def file_sizes(path: Path) -> tuple[int, int]:
     """Bytes of the ledger and of its write-ahead log."""
     wal = path.with_name(path.name + "-wal")
     return path.stat().st_size, wal.stat().st_size if wal.exists() else 0
+
+
+def refuse_after_fork(owner: int) -> None:
+    """SQLite does not survive a fork: a connection used in the child can corrupt the parent's file."""
+    if os.getpid() != owner:
+        raise LedgerError("a ledger cannot be used after a fork: open a queue of its own in the child process")
 
 
 def connect(target: str, *, uri: bool = False) -> sqlite3.Connection:

@@ -151,7 +151,7 @@ class InFlight:
         """The task is queued again in the ledger; the feeder brings it in when it is due."""
         with self._lock:
             entry.phase = Phase.WAITING
-            entry.row = Row(row.id, row.version, row.attempt, row.retries, row.crashes)
+            entry.row = row_of(row)
             self._stop_work(entry)
             if retrying:
                 self._retrying.add(row.id)

@@ -21,15 +21,16 @@ from typing import Literal, Self, overload
 
 from taskqueue_core.admission import Admission, draft, refuse_on_a_full_stack
 from taskqueue_core.attempts import Attempts
+from taskqueue_core.cancellation import Cancellation
 from taskqueue_core.database import DeadLetter
 from taskqueue_core.deadline import Deadline
-from taskqueue_core.entries import Call, Phase
+from taskqueue_core.entries import Call
 from taskqueue_core.errors import LedgerError, QueueClosedError, TaskQueueError
 from taskqueue_core.feeder import Feeder
 from taskqueue_core.futures import Callbacks, TaskFuture
 from taskqueue_core.inflight import InFlight
 from taskqueue_core.ledger import Ledger
-from taskqueue_core.logs import log_event, logger
+from taskqueue_core.logs import log_event
 from taskqueue_core.metrics import Metrics
 from taskqueue_core.places import Places
 from taskqueue_core.processor import ProcessorLike
@@ -153,6 +154,14 @@ class TaskQueue:
             settings=settings,
             workers=self._workers,
             feeder=self._feeder,
+        )
+        self._cancellation = Cancellation(
+            ledger=ledger,
+            inflight=self._inflight,
+            places=self._places,
+            workers=self._workers,
+            feeder=self._feeder,
+            metrics=self.metrics,
         )
         self._start_threads()
 
@@ -282,30 +291,8 @@ class TaskQueue:
         return Call(drafted, TaskFuture(drafted.key, self._callbacks, self._cancel, self._ledger.commits.help))
 
     def _cancel(self, future: TaskFuture) -> bool:
-        """G10: detach one caller; when he was the last one and no worker is to run the task yet, cancel the task."""
         refuse_on_a_full_stack()
-        detached = self._inflight.detach(future)
-        if detached is not None:
-            entry, phase = detached
-            if phase is Phase.QUEUED and self._workers.waiting.remove(entry):
-                self._places.give()  # else whoever is about to claim it gives its place back
-            moved = None
-            try:
-                moved = self._ledger.cancel(entry.row)
-            except LedgerError:
-                logger.exception("%r could not be cancelled", future.key)
-            finally:  # also when it was interrupted: what the ledger says counts
-                moved = moved or self._ledger.reached(entry.row, Status.FAILED)
-                if moved is None:
-                    self._inflight.stay(entry, future)
-                else:
-                    self._inflight.leave(entry)
-                self._feeder.wake()
-            if moved is None:
-                return False
-            log_event("cancelled", future.key, moved)
-            self.metrics.count("cancelled")
-        return future.give_up()
+        return self._cancellation.cancel(future)
 
     # What is there
 

@@ -198,15 +198,19 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(count=st.none() | st.integers(1, 3), seconds=st.none() | st.sampled_from([1.0, 20.0]))
     def expire(self, count, seconds):
-        """Retention by number, by age, by both; dead letters that nobody cancelled stay."""
-        ends = sorted((row.finished_at for row in self.rows.values() if row.status is Status.SUCCESS), reverse=True)
-        limits = [] if seconds is None else [self.now - seconds]
-        limits += [] if count is None else ends[count - 1 : count]
-        old = [
-            key
+        """Retention by number (of those that ended together, the last ids), by age, by both; dead letters that nobody
+        cancelled stay.
+        """
+        successes = {
+            key: (row.finished_at, self.ledger.get(key).id)
             for key, row in self.rows.items()
-            if (row.status is Status.SUCCESS or row.cancelled) and limits and row.finished_at < max(limits)
-        ]
+            if row.status is Status.SUCCESS
+        }
+        limits = [] if seconds is None else [(self.now - seconds, 0)]
+        limits += [] if count is None else sorted(successes.values(), reverse=True)[count - 1 : count]
+        limit = max(limits, default=(float("-inf"), 0))
+        old = [key for key, end in successes.items() if end < limit]
+        old += [key for key, row in self.rows.items() if row.cancelled and row.finished_at < limit[0]]
         assert self.ledger.purge_old(count, seconds) == len(old)
         self._gone(old)
 
