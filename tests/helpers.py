@@ -36,6 +36,14 @@ def until(condition: Callable[[], Any], timeout: float = LONG) -> Any:
     return value
 
 
+def nothing_held(queue: Any, places: int = 200) -> Any:
+    """Soon no place and no worker is kept for a task that nobody has: a worker counts itself free just after the
+    result of its task was told.
+    """
+    crew = queue._workers
+    return until(lambda: (crew._claiming, crew._in_hand, queue._places._free) == (0, 0, places))
+
+
 class Work:
     """A processor under the test's control.
 

@@ -7,7 +7,7 @@ import threading
 from contextlib import closing
 
 import pytest
-from helpers import LONG, NEVER, Pause, Work, sql, tasks, threads, until
+from helpers import LONG, NEVER, Pause, Work, nothing_held, sql, tasks, threads, until
 
 from taskqueue_core import (
     LedgerError,
@@ -282,11 +282,6 @@ def interrupt_after_commit(monkeypatch):
         monkeypatch.setattr(writer, "_database", AfterCommit(writer._database, interrupt))
 
     return prepare
-
-
-def nothing_held(queue, places=200):
-    """No place and no worker is kept for a task that nobody has."""
-    return (queue._workers._claiming, queue._workers._in_hand, queue._places._free) == (0, 0, places)
 
 
 def test_an_interrupt_during_the_commit_leaves_nothing_hanging(open_queue, interrupt_after_commit, path):

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, wait
 from contextlib import closing
 
 import pytest
-from helpers import LONG, NEVER, Pause, Work, at_once, balance, sql, tasks, threads, until, wait_looks
+from helpers import LONG, NEVER, Pause, Work, at_once, balance, nothing_held, sql, tasks, threads, until, wait_looks
 
 from taskqueue_core import QueueClosedError, QueueSettings, Status, Task, TransientError
 
@@ -32,11 +32,6 @@ def busy(open_queue):
         return queue, work
 
     return make
-
-
-def nothing_held(queue, places=200):
-    """No place and no worker is kept for a task that nobody has."""
-    return (queue._workers._claiming, queue._workers._in_hand, queue._places._free) == (0, 0, places)
 
 
 def test_a_waiting_task_is_cancelled_and_that_is_committed_before_true(busy, path):

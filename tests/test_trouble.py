@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 
 import pytest
-from helpers import LONG, Work, balance, output, sql, tasks, threads, until, wait_looks
+from helpers import LONG, Work, balance, nothing_held, output, sql, tasks, threads, until, wait_looks
 
 from taskqueue_core import (
     LedgerError,
@@ -125,11 +125,6 @@ def elapse(queue):
     with commits.door:
         commits._resume_at = time.monotonic()
         commits._wake_thread()
-
-
-def nothing_held(queue, places=200):
-    """No place and no worker is kept for a task that nobody has."""
-    return (queue._workers._claiming, queue._workers._in_hand, queue._places._free) == (0, 0, places)
 
 
 def untouched(queue):

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from helpers import LONG, Work, balance, run_python, sql, tasks, threads, until
+from helpers import LONG, Work, balance, nothing_held, run_python, sql, tasks, threads, until
 
 from taskqueue_core import QueueClosedError, RetryPolicy, Status, Task, TaskFailedError
 from taskqueue_core.metrics import Metrics
@@ -11,11 +11,6 @@ from taskqueue_core.workers import Workers
 
 CAT = Task("cat.jpg")
 ONCE = RetryPolicy(max_attempts=1, base=0.001, cap=0.001)
-
-
-def nothing_held(queue, places=200):
-    """No place and no worker is kept for a task that nobody has."""
-    return (queue._workers._claiming, queue._workers._in_hand, queue._places._free) == (0, 0, places)
 
 
 def claim_ahead(queue, count):
@@ -196,7 +191,7 @@ def test_nothing_stays_claimed_behind_workers_that_are_all_stuck(open_queue, pat
     assert [future.result(LONG) for future in waiting] == [{"n": n} for n in range(20)]
     assert {(record.retries, record.crashes) for record in queue.records(Status.SUCCESS)} == {(0, 0)}
     assert queue.join(LONG)
-    until(lambda: nothing_held(queue))
+    assert nothing_held(queue)
 
 
 def test_a_submit_behind_stuck_workers_is_not_claimed(open_queue, path):
@@ -308,7 +303,8 @@ def test_one_task_needs_one_thread(open_queue):
     queue = open_queue(max_workers=8)
     for n in range(5):
         queue.submit(Task(f"t{n}")).result(LONG)
-    assert queue._workers._active <= 2
+        assert nothing_held(queue)
+    assert queue._workers._active == 1
 
 
 def test_a_thread_that_cannot_be_started_costs_no_task(open_queue, monkeypatch, caplog):
