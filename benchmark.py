@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 try:
-    from pytest_taskqueue.scripts import compare
+    from pytest_taskqueue.scripts import compare, leave
 except ModuleNotFoundError as error:
     sys.exit(f"{error}: the project is not installed for {sys.executable}; use .venv/bin/python, see README.md")
 
 if __name__ == "__main__":
-    sys.exit(compare(root=Path(__file__).resolve().parent, clients="50,100", program="benchmark.py"))
+    leave(compare(root=Path(__file__).resolve().parent, clients="50,100", program="benchmark.py"))

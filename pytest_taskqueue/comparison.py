@@ -1,35 +1,42 @@
-"""One comparison: warm-up, slots in randomized pairs, the verdict."""
+"""One comparison: warm-up, slots in randomized pairs, looks, the verdict."""
 
 from __future__ import annotations
 
-import os
-import platform
 import random
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from time import perf_counter as clock
 
 from pytest_taskqueue.config import CompareConfig
-from pytest_taskqueue.figures import combine
-from pytest_taskqueue.results import ARMS, ComparisonResult, Figures, SlotResult
+from pytest_taskqueue.figures import Measured, combine, histogram, metrics
+from pytest_taskqueue.load import clock
+from pytest_taskqueue.machine import load, machine
+from pytest_taskqueue.openloop import OpenLoop, following, poisson_plan
+from pytest_taskqueue.results import ARMS, ComparisonResult, Figures, OpenResult, Standing
 from pytest_taskqueue.slots import Slot, SlotRunner, SubjectError
 from pytest_taskqueue.subjects import SubjectFactory, find_subject
-from pytest_taskqueue.verdict import Judgement, Verdict, judge
+from pytest_taskqueue.verdict import ALPHA, LOOKS, GateResult, Judgement, Noise, Pair, Verdict, judge, judge_same, noise
 from pytest_taskqueue.workloads import find_workload
-
-PAIRS = 5
-"""Measured pairs before the one look at the numbers."""
 
 WARMUP_WINDOW = 1.0
 SHORTEST_WINDOW, LONGEST_WINDOW = 1.0, 5.0
+SAME_PAIRS = 12
+"""Pairs of an arm against itself (--tq-aa), before the one look at them."""
 
-Progress = Callable[[Sequence[SlotResult]], None]
-"""Told after every slot, with all slots so far."""
+TELLING = 3
+"""Pairs before their interval is shown: that of two reaches from nothing to anything."""
+
+OPEN_TASKS = 500
+LONGEST_OPEN = 10.0
+"""How many tasks the open loop has, and how many seconds at most."""
+
+NEAR = 0.5
+"""Share of the load generator's ceiling from which on it is warned of."""
+
+Progress = Callable[[Standing], None]
+"""Told after every slot, but for one that ends the comparison as INVALID."""
 
 
 class Comparison:
@@ -47,21 +54,34 @@ class Comparison:
         self._progress = progress
         self._factories: Mapping[str, SubjectFactory] = {
             "baseline": find_subject(config.baseline),
-            "optimized": find_subject(config.optimized),
+            "optimized": find_subject(config.baseline if config.aa else config.optimized),
         }
         self._workload = find_workload(config.workload)
         self._slots: list[Slot] = []
+        self._pairs: list[Pair] = []
         self._pair_seconds: list[float] = []
+        self._looks: list[Judgement] = []
+        self._most = self._all_pairs()
         self._window = config.slot or WARMUP_WINDOW
+        self._ceiling: float | None = None
+        self._stacks: tuple[str, ...] = ()
+        self._open: OpenResult | None = None
+        self._load = load()
+        self._started = self._end = clock()
 
     def run(self) -> ComparisonResult:
         """Measure and judge. A queue that does wrong work, or breaks, gives INVALID and no speed verdict."""
-        started = clock()
+        self._started = clock()
+        self._end = self._started + self._config.budget
         created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         with tempfile.TemporaryDirectory(prefix="taskqueue-", ignore_cleanup_errors=True) as directory:
             try:
-                judgement = self._judge(Path(directory), started + self._config.budget)
+                runner = SlotRunner(self._workload, self._config, self._clients, Path(directory))
+                judgement = self._judge(runner)
+                if judgement.verdict is not Verdict.INVALID and self._config.rate is not None:
+                    judgement = self._open_loop(runner, self._config.rate) or judgement
             except SubjectError as error:
+                self._stacks = error.stacks
                 judgement = Judgement(Verdict.INVALID, str(error), ())
         return ComparisonResult(
             created=created,
@@ -70,39 +90,69 @@ class Comparison:
             clients=self._clients,
             seed=self._config.seed,
             command=self._command,
-            machine=machine(),
+            machine={**machine(), "load": self._load},
             settings=self._settings(),
             gates=judgement.gates,
             arms=self._arms(),
             slots=tuple(slot.result for slot in self._slots),
-            elapsed_s=clock() - started,
+            elapsed_s=clock() - self._started,
+            looks=tuple(look.gates for look in self._looks),
+            noise=self._noise(),
+            most_pairs=self._most,
+            pair_s=sum(self._pair_seconds) / len(self._pair_seconds) if self._pair_seconds else None,
+            ceiling=self._ceiling,
+            histograms={arm: histogram(self._measured(arm)) for arm in ARMS},
+            open_loop=self._open,
+            stacks=self._stacks,
+            warnings=tuple(self._warnings()),
         )
 
-    def _judge(self, directory: Path, deadline: float) -> Judgement:
-        runner = SlotRunner(self._workload, self._config, self._clients, directory)
+    def _judge(self, runner: SlotRunner) -> Judgement:
         for arm in ARMS:
             if (invalid := self._measure(runner, arm, pair=0)) is not None:
                 return invalid
-        self._window = self._config.slot or self._choose_window()
+        self._ceiling = runner.ceiling(self._window)
+        self._plan()
         for pair, order in enumerate(self._orders(), start=1):
-            if pair > 1 and clock() + max(self._pair_seconds) > deadline:
-                return self._out_of_budget(pair - 1)
+            if pair > 1 and clock() + max(self._pair_seconds) > self._end:
+                return self._out_of_budget()
             begin = clock()
             for arm in order:
                 if (invalid := self._measure(runner, arm, pair=pair)) is not None:
                     return invalid
             self._pair_seconds.append(clock() - begin)
-        return judge(self._config.gates, self._pairs())
+            if (decided := self._look()) is not None:
+                return decided
+        return self._looks[-1]
 
     def _measure(self, runner: SlotRunner, arm: str, *, pair: int) -> Judgement | None:
         """Run one slot; a judgement only when it is invalid."""
-        slot = runner.run(arm, self._factories[arm], lambda load: load.run(self._window), pair=pair)
+        slot = runner.run(arm, self._factories[arm], lambda load: load.run(self._window), pair=pair, end=self._end)
         self._slots.append(slot)
-        if self._progress is not None:
-            self._progress([slot.result for slot in self._slots])
-        if not slot.result.problems:
-            return None
-        return Judgement(Verdict.INVALID, f"{arm}: {slot.result.problems[0]} (slot {slot.result.index})", ())
+        if slot.result.problems:
+            self._stacks = slot.stacks
+            return Judgement(Verdict.INVALID, f"{arm}: {slot.result.problems[0]} (slot {slot.result.index})", ())
+        if pair and self._slots[-2].result.pair == pair:
+            self._pairs.append(_pair(self._slots[-2], slot))
+        self._tell()
+        return None
+
+    def _plan(self) -> None:
+        """After the warm-up: the window, and how many pairs the budget buys. Raises SubjectError for a gate on
+        something that is not known here.
+        """
+        warmups = self._slots[-2:]
+        try:
+            for gate in self._config.gates:
+                gate.sample([_pair(*warmups)])
+        except ValueError as error:
+            raise SubjectError(str(error)) from None
+        before = self._window
+        self._window = self._config.slot or self._choose_window()
+        took = (clock() - self._started) / 2  # a bit too much: it holds the making of inputs and expected outputs
+        affordable = int((self._end - clock()) / (2 * max(took - before + self._window, self._window)))
+        self._most = max(1, min(self._most, affordable))
+        self._tell(plan=True)
 
     def _choose_window(self) -> float:
         """Three times the P95 of the slower arm, within bounds, the same for both."""
@@ -113,53 +163,143 @@ class Comparison:
         """The order of each pair, in blocks of two: AB BA or BA AB, by a seeded coin."""
         coin = random.Random(f"order/{self._config.seed}/{self._clients}")
         first = ARMS
-        for pair in range(PAIRS):
+        for pair in range(self._all_pairs()):
             if pair % 2 == 0:
                 first = coin.choice((ARMS, ARMS[::-1]))
                 yield first
             else:
                 yield first[::-1]
 
-    def _out_of_budget(self, pairs: int) -> Judgement:
-        reason = (
-            f"the budget of {self._config.budget:g} s ended after {pairs} of {PAIRS} pairs; "
-            "a larger budget or shorter slots would hold all of them"
+    def _look(self) -> Judgement | None:
+        """After a pair: a judgement once it is decided."""
+        count = len(self._pairs)
+        if self._config.aa:
+            if count < SAME_PAIRS:
+                return None
+            self._looks.append(judge_same(self._config.gates, self._pairs))
+            return self._looks[-1]
+        if count not in LOOKS:
+            return None
+        self._looks.append(judge(self._config.gates, self._pairs))
+        return None if self._looks[-1].verdict is Verdict.INCONCLUSIVE else self._looks[-1]
+
+    def _out_of_budget(self) -> Judgement:
+        """No further pair fits. The last look stands as it was: another one at a moment of our choice would be one
+        that the error rate has not paid for.
+        """
+        count, budget = (
+            len(self._pairs),
+            f"the budget of {self._config.budget:g} s ended after {len(self._pairs)} pairs",
         )
-        gates = judge(self._config.gates, self._pairs()).gates if pairs > 1 else ()
-        return Judgement(
-            Verdict.INCONCLUSIVE, reason, tuple(replace(gate, verdict=Verdict.INCONCLUSIVE) for gate in gates)
+        if self._looks:
+            return replace(self._looks[-1], reason=f"{budget}; {self._looks[-1].reason}")
+        first = SAME_PAIRS if self._config.aa else LOOKS[0]
+        gates = judge(self._config.gates, self._pairs).gates if count > 1 else ()
+        undecided = tuple(
+            replace(gate, verdict=Verdict.INCONCLUSIVE, needed=gate.needed if gate.verdict.undecided else first)
+            for gate in gates
+        )
+        reason = f"{budget.removesuffix('s') if count == 1 else budget}, before the first look at {first}"
+        return Judgement(Verdict.INCONCLUSIVE, reason, undecided)
+
+    def _open_loop(self, runner: SlotRunner, share: float) -> Judgement | None:
+        """Both arms under the same plan, if the budget has room for it; a judgement only when one did wrong work."""
+        rate = share * combine(self._measured("baseline")).throughput
+        seconds = min(max(OPEN_TASKS / rate, SHORTEST_WINDOW), LONGEST_OPEN)
+        if clock() + 3 * seconds > self._end:
+            return None
+        plan = poisson_plan(rate, seconds, self._clients, self._config.seed)
+        figures = {}
+        for arm in ARMS:
+            slot = runner.run(arm, self._factories[arm], following(plan), end=self._end, loop=OpenLoop)
+            if slot.result.problems:
+                self._stacks = slot.stacks
+                return Judgement(Verdict.INVALID, f"{arm}: {slot.result.problems[0]} (open loop)", ())
+            figures[arm] = slot.result.figures
+        self._open = OpenResult(rate=rate, share=share, seconds=seconds, arms=figures)
+        return None
+
+    def _tell(self, *, plan: bool = False) -> None:
+        if self._progress is None:
+            return
+        count, now = len(self._pairs), clock()
+        if self._pair_seconds and len(self._slots) % 2 == 0:  # after a pair
+            self._most = max(count, min(self._all_pairs(), count + int((self._end - now) / max(self._pair_seconds))))
+        self._progress(
+            Standing(
+                slot=self._slots[-1].result,
+                pairs=count,
+                most=self._most,
+                elapsed_s=now - self._started,
+                budget_s=self._config.budget,
+                window_s=self._window,
+                ratios=self._so_far(),
+                plan=plan,
+            )
         )
 
-    def _pairs(self) -> list[tuple[dict[str, float], dict[str, float]]]:
-        """The judged metrics of every complete pair: (baseline, optimized)."""
-        by_pair: dict[int, dict[str, dict[str, float]]] = {}
-        for slot in self._slots:
-            by_pair.setdefault(slot.result.pair, {})[slot.result.arm] = _metrics(slot.result.figures)
-        return [(pair["baseline"], pair["optimized"]) for number, pair in sorted(by_pair.items()) if number > 0]
+    def _so_far(self) -> tuple[GateResult, ...]:
+        return judge(self._config.gates, self._pairs).gates if len(self._pairs) >= TELLING else ()
+
+    def _all_pairs(self) -> int:
+        return SAME_PAIRS if self._config.aa else LOOKS[-1]
+
+    def _noise(self) -> Noise | None:
+        return noise(self._pairs, "throughput") if self._pairs else None
+
+    def _warnings(self) -> Iterator[str]:
+        """What does not change the verdict, and should be known."""
+        arms, found = self._arms(), self._noise()
+        cores = int(machine()["cores"])
+        if self._load is not None and self._load > cores:
+            yield f"other programs were at work at the beginning (load {self._load:g} on {cores} cores): this is noise"
+        if found is not None and found.order is not None and found.order_matters:
+            yield f"the ratio came out {found.order:+.0%} where the baseline went first: slots of a pair are not alike"
+        fastest = max((figures.throughput for figures in arms.values()), default=0.0)
+        if self._ceiling is not None and fastest > NEAR * self._ceiling:
+            share = fastest / self._ceiling
+            yield f"an arm reached {share:.0%} of what the clients can do at all, which pulls every ratio towards 1"
+        if len(self._pairs) > 1 and not self._config.aa:
+            yield from self._pooled_warnings(Pair(metrics(arms["baseline"]), metrics(arms["optimized"])))
+
+    def _pooled_warnings(self, pooled: Pair) -> Iterator[str]:
+        """The ratio over the tasks of all slots should lie on the same side of the gate as that of the pairs."""
+        for result in judge(self._config.gates, self._pairs).gates:
+            gate = result.gate
+            if not gate.relative:
+                continue
+            (log_ratio,) = gate.sample([pooled])
+            paired, together = result.value, gate.shown(log_ratio)
+            if (paired >= gate.bound) != (together >= gate.bound):
+                yield (
+                    f"{gate.metric} x{together:.2f} over the tasks of all slots lies on the other side of the gate "
+                    f"{gate.limit} than x{paired:.2f} of the pairs"
+                )
 
     def _arms(self) -> dict[str, Figures]:
         """The figures of each arm over all its measured slots; of its warm-up if there is no other."""
-        arms = {}
-        for arm in ARMS:
-            slots = [slot for slot in self._slots if slot.result.arm == arm]
-            measured = [slot.measured for slot in slots if slot.result.pair > 0] or [slot.measured for slot in slots]
-            if measured:
-                arms[arm] = combine(measured)
-        return arms
+        return {arm: combine(measured) for arm in ARMS if (measured := self._measured(arm))}
+
+    def _measured(self, arm: str) -> list[Measured]:
+        slots = [slot for slot in self._slots if slot.result.arm == arm]
+        return [slot.measured for slot in slots if slot.result.pair > 0] or [slot.measured for slot in slots]
 
     def _settings(self) -> dict[str, str | int | float]:
         config = self._config
         return {
             "baseline": config.baseline,
-            "optimized": config.optimized,
+            "optimized": config.baseline if config.aa else config.optimized,
             "workload": config.workload,
             "work": self._workload.text,
             "workers": config.workers,
             "queue_size": config.queue_size,
             "window_s": round(self._window, 3),
             "budget_s": config.budget,
-            "pairs": PAIRS,
             "gates": ", ".join(map(str, config.gates)),
+            "looks": " ".join(map(str, [SAME_PAIRS] if config.aa else LOOKS)),
+            "alpha": ALPHA,
+            "aa": config.aa,
+            "rate": config.rate or 0,
         }
 
 
@@ -167,45 +307,19 @@ def declaration(config: CompareConfig) -> list[str]:
     """What is compared and how it is decided, told before the first slot."""
     clients = ", ".join(f"{count}" for count in config.clients)
     window = f"{config.slot:g} s" if config.slot else f"{SHORTEST_WINDOW:g} to {LONGEST_WINDOW:g} s"
+    rule = f"gates {' '.join(map(str, config.gates))}; looks at {' '.join(map(str, LOOKS))} pairs, alpha {ALPHA:g}"
+    if config.aa:
+        rule = f"no gates: do the 99 % intervals hold 1 after {SAME_PAIRS} pairs?"
     return [
         (
-            f"taskqueue: {config.baseline} against {config.optimized}, workload {config.workload}, {clients} clients, "
-            f"{config.workers} workers, seed {config.seed}"
+            f"taskqueue: {config.baseline} against {'itself' if config.aa else config.optimized}, "
+            f"workload {config.workload}, {clients} clients, {config.workers} workers, seed {config.seed}"
         ),
-        (
-            f"           gates {' '.join(map(str, config.gates))}; {PAIRS} pairs, one look, 95 % intervals; "
-            f"window {window}; budget {config.budget:g} s"
-        ),
+        f"           {rule}; window {window}, budget {config.budget:g} s",
     ]
 
 
-def machine() -> dict[str, str | int | float | bool]:
-    """What the numbers depend on: system, Python, cores, the GIL, versions."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    gil = getattr(sys, "_is_gil_enabled", None)
-    return {
-        "platform": platform.platform(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "cores": len(affinity(0)) if affinity is not None else os.cpu_count() or 1,
-        "gil": gil() if gil is not None else True,
-        "switch_interval_s": sys.getswitchinterval(),
-        "pytest_taskqueue": _version("pytest-taskqueue"),
-        "pillow": _version("Pillow"),
-    }
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _metrics(figures: Figures) -> dict[str, float]:
-    return {
-        "throughput": figures.throughput,
-        "mean": figures.mean_s,
-        "p50": figures.p50_s,
-        "p95": figures.p95_s,
-        "p99": figures.p99_s,
-    }
+def _pair(first: Slot, second: Slot) -> Pair:
+    """Two neighbouring slots, whichever arm came first."""
+    figures = {slot.result.arm: metrics(slot.result.figures) for slot in (first, second)}
+    return Pair(figures["baseline"], figures["optimized"], baseline_first=first.result.arm == "baseline")

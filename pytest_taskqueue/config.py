@@ -6,7 +6,7 @@ Command line > environment (PYTEST_TQ_*) > ini file (tq_*) > default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,10 +36,17 @@ class Option:
     help: str
     parse: Callable[[str], Any]
     repeatable: bool = False
+    switch: bool = False  # on a command line it stands alone, and means "yes"
 
     def flag(self, prefix: str = FLAG_PREFIX) -> str:
         """Its spelling on a command line."""
         return prefix + self.name.replace("_", "-")
+
+    def arguments(self) -> dict[str, Any]:
+        """How a parser of command lines is to take it."""
+        if self.switch:
+            return {"action": "store_const", "const": "yes"}
+        return {"action": "append" if self.repeatable else "store", "metavar": self.metavar}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +66,9 @@ class CompareConfig:
     workload: str
     slot: float | None
     budget: float
+    inconclusive: str
+    aa: bool
+    rate: float | None
     report: str
     given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -69,20 +79,54 @@ def resolve(
     ini: Callable[[str], str | None],
     *,
     prefix: str = FLAG_PREFIX,
+    marked: frozenset[str] = frozenset(),
 ) -> CompareConfig:
     """Read every option from its strongest source. Raises ConfigError for the first bad one.
 
-    `prefix` is how the options of this command line begin.
+    `prefix` is how the options of this command line begin; those in `marked` come from a marker.
     """
     values, given = {}, {}
     for option in OPTIONS:
         given[option.name], text = _strongest(option, command_line, environ, ini, prefix)
+        if option.name in marked:
+            given[option.name] = f"{option.name} of the marker tq_compare"
         try:
             values[option.name] = option.parse(text)
         except ValueError as error:
             raise ConfigError(f"{given[option.name]} {text!r}: {error}") from None
     values["gates"] = values.pop("gate")
+    if values["aa"]:
+        values["gates"] = _of_ratios(values["gates"])
     return CompareConfig(**values, given=given)
+
+
+def resolve_marker(
+    args: Sequence[object],
+    options: Mapping[str, object],
+    command_line: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    ini: Callable[[str], str | None],
+) -> CompareConfig:
+    """The same for one marked test: `@pytest.mark.tq_compare(clients=20, gate=["throughput>=3x"])`."""
+    known = [option.name for option in OPTIONS]
+    unknown = [name for name in options if name not in known]
+    if args or unknown:
+        wrong = repr(args[0]) if args else repr(unknown[0])
+        raise ConfigError(f"marker tq_compare takes options by name, not {wrong}: there are {', '.join(known)}")
+    texts = {name: _marked(value) for name, value in options.items()}
+    config = resolve({**command_line, **texts}, environ, ini, marked=frozenset(texts))
+    if len(config.clients) > 1:
+        raise ConfigError(f"{config.given['clients']}: a marked test has one number of clients")
+    return config
+
+
+def _marked(value: object) -> str:
+    """An option of a marker, as the same text that a command line would have."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def dotenv(folder: Path) -> dict[str, str]:
@@ -161,6 +205,36 @@ def _gates(text: str) -> tuple[Gate, ...]:
     return gates
 
 
+def _of_ratios(gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
+    """For an arm against itself: what its ratios are of."""
+    return tuple(gate for gate in gates if gate.relative) or _gates(",".join(DEFAULT_GATES))
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def choice(text: str) -> str:
+        if text.strip() not in allowed:
+            raise ValueError(f"expected {' or '.join(allowed)}")
+        return text.strip()
+
+    return choice
+
+
+def _rate(text: str) -> float | None:
+    if text.strip() == "off":
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise ValueError("expected off, or a share of the baseline's throughput between 0 and 1, such as 0.7")
+    return share
+
+
+def _yes(text: str) -> bool:
+    return _choice("yes", "no")(text) == "yes"
+
+
 def _name(text: str) -> str:
     if not text.strip():
         raise ValueError("expected a name")
@@ -176,7 +250,8 @@ OPTIONS = (
         "gate",
         "EXPR",
         ",".join(DEFAULT_GATES),
-        "what the optimized queue must show, as a ratio to the baseline; may be given several times",
+        "what the optimized queue must show: a ratio to the baseline (p95<=0.6x) or a limit of its own (p99<=50ms); "
+        "may be given several times",
         _gates,
         repeatable=True,
     ),
@@ -185,5 +260,28 @@ OPTIONS = (
     Option("workload", "NAME", "thumbnail", "the work of a task: thumbnail, io, cpu or noop", _name),
     Option("slot", "SECONDS", "auto", "measured window of a slot; auto: 3 x P95 of the slower queue, 1 to 5 s", _slot),
     Option("budget", "SECONDS", "300", "longest time for the slots of one client count", _seconds),
+    Option(
+        "inconclusive",
+        "fail|skip",
+        "fail",
+        "whether a gate that could not be decided is shown as failed or as skipped; it never counts as passed",
+        _choice("fail", "skip"),
+    ),
+    Option(
+        "aa",
+        "",
+        "no",
+        "run the baseline against itself: is there no difference where there is none?",
+        _yes,
+        switch=True,
+    ),
+    Option(
+        "rate",
+        "SHARE",
+        "off",
+        "then also send tasks by a plan, at this share of the baseline's throughput (0.7), and show the latencies, "
+        "for information",
+        _rate,
+    ),
     Option("report", "DIR", "bench_results", "folder for the result files, below the root folder if relative", _name),
 )

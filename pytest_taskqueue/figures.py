@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_taskqueue.load import LoadLog
 from pytest_taskqueue.results import Figures
+from taskqueue_core import LatencyHistogram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +32,15 @@ class Measured:
 def measure(log: LoadLog, *, lost: int, doubled: int, rss_growth_mb: float | None) -> Measured:
     """Throughput counts tasks finished in the window; latency is of tasks submitted in it, whenever they finish."""
     finished = sorted(end for client in log.clients for end in client.ends if log.opens <= end <= log.closes)
-    latencies = [
-        end - start
-        for client in log.clients
-        for start, end in zip(client.starts, client.ends, strict=False)  # a lost task has no end
-        if log.opens <= start <= log.closes
-    ]
+    latencies = array(
+        "d",
+        (
+            end - start
+            for client in log.clients
+            for start, end in zip(client.starts, client.ends, strict=False)  # a lost task has no end
+            if log.opens <= start <= log.closes
+        ),
+    )
     return Measured(
         window_s=log.closes - log.opens,
         latencies=latencies,
@@ -73,6 +78,31 @@ def combine(slots: Sequence[Measured]) -> Figures:
         longest_gap_s=max(slot.longest_gap_s for slot in slots),
         rss_growth_mb=math.fsum(growth) if growth else None,
     )
+
+
+def histogram(slots: Sequence[Measured]) -> dict[float, int]:
+    """How many latencies of the slots fell into each log-linear bucket, by its middle in seconds."""
+    merged = LatencyHistogram()
+    for slot in slots:
+        for latency in slot.latencies:
+            merged.add(latency)
+    return merged.buckets()
+
+
+def metrics(figures: Figures) -> dict[str, float | None]:
+    """The figures as gates name them."""
+    return {
+        "throughput": figures.throughput,
+        "mean": figures.mean_s,
+        "p50": figures.p50_s,
+        "p95": figures.p95_s,
+        "p99": figures.p99_s,
+        "max": figures.max_s,
+        "cpu": figures.cpu_s_per_task,
+        "stall": figures.longest_gap_s,
+        "rss": figures.rss_growth_mb,
+        "errors": figures.errors,
+    }
 
 
 def percentile(ordered: Sequence[float], q: float) -> float:

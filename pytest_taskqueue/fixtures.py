@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_taskqueue.config import CompareConfig
     from pytest_taskqueue.input_new.baseline_task_queue_v2 import BaselineTaskQueue
-    from pytest_taskqueue.results import SlotResult
+    from pytest_taskqueue.results import ComparisonResult, SlotResult
     from taskqueue_core import FaultInjector, ProcessorLike, Task, TaskQueue, WorkerPool
 
 CLOSE_TIMEOUT = 5.0
@@ -110,8 +110,16 @@ def tq_baseline(tmp_path: Path, tq_config: CompareConfig) -> Iterator[Callable[.
         return runners[-1]
 
     yield make
+    from pytest_taskqueue.hangs import Hand, Hang
+
     for runner in runners:
-        runner.stop()
+        hand = Hand("tq-stop")
+        try:
+            hand.call(runner.stop, CLOSE_TIMEOUT)  # which waits for the tasks that are being worked on
+        except Hang as hang:
+            pytest.fail("\n".join([f"the baseline could not be stopped: {hang}", *hang.stacks]), pytrace=False)
+        finally:
+            hand.end()
 
 
 @pytest.fixture
@@ -134,3 +142,35 @@ def tq_load(tmp_path_factory: pytest.TempPathFactory, tq_config: CompareConfig) 
         return runner.run(name, factory, lambda loop: loop.run_tasks(tasks // clients)).result
 
     return load
+
+
+@pytest.fixture
+def tq_comparison(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> ComparisonResult:
+    """The comparison of a test that is marked `tq_compare(clients=20, optimized="new.py:New", ...)`, with all figures.
+
+    The test is skipped where no comparison can be judged, and is an error when a queue did wrong work.
+    """
+    from pytest_taskqueue import judging, plugin, report
+    from pytest_taskqueue.campaign import Campaign
+    from pytest_taskqueue.config import ConfigError
+    from pytest_taskqueue.options import settings
+    from pytest_taskqueue.verdict import Verdict
+
+    marker = request.node.get_closest_marker(plugin.MARKER)
+    if marker is None:
+        pytest.fail(f"tq_comparison is for tests that are marked {plugin.MARKER}(...)", pytrace=False)
+    if (reason := judging.unfit(pytestconfig)) is not None:
+        pytest.skip(f"a comparison {reason}")
+    config = settings(pytestconfig, marker)
+    command, progress = plugin.command_line(pytestconfig), plugin.progress(pytestconfig)
+    problem = ""
+    try:
+        campaign = Campaign(config, pytestconfig.rootpath, command, progress)
+    except ConfigError as error:
+        problem = str(error)
+    if problem:
+        pytest.fail(problem, pytrace=False)
+    result = judging.measure(campaign, *config.clients)
+    if result.verdict is Verdict.INVALID:
+        pytest.fail(report.failure_text(result), pytrace=False)
+    return result

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from itertools import accumulate
 from statistics import median
-from time import perf_counter
+from types import BuiltinFunctionType
 from typing import Any
 
+from pytest_taskqueue import load
 from pytest_taskqueue.load import ClientLog, LoadLog
+from pytest_taskqueue.subjects import Span
+from pytest_taskqueue.wording import named
 from taskqueue_core import Task
 
-SHOWN = 3
-"""How many keys a problem names."""
+CLOCK = time.perf_counter
+"""Captured when this was imported."""
+CLOCKS_APART = 0.02
+"""Seconds by which two clocks may differ in a window: the system may stop a thread between two readings."""
 
 SERVED_ROUNDS = 3
 IDLE_SHARE = 0.10
@@ -34,56 +39,70 @@ def doubled_tasks(worked: Mapping[str, int]) -> list[str]:
 
 
 def problems(
-    log: LoadLog, task: TaskOf, worked: Counter[str], problem: Callable[[Task, Any], str | None]
+    log: LoadLog,
+    task: TaskOf,
+    worked: Counter[str],
+    problem: Callable[[Task, Any], str | None],
+    *,
+    errors_judged: bool = False,
 ) -> Iterable[str]:
     """Every reason why the slot is invalid, in plain words; none when all is right.
 
     `worked` counts, from inside the work, how often each task was done; `problem` looks at a finished task's
-    value and output.
+    value and output. Tasks that failed are none where a gate judges them (`errors_judged`).
     """
-    yield from (f"{name} hangs" for name in log.hung)
+    yield from named("task", "submitted and never completed", lost_tasks(log, task))
+    yield from named("thread", "never came back from the queue", log.hung)
     yield from (f"client {c} broke: {client.broke}" for c, client in enumerate(log.clients) if client.broke)
-    yield from _named("task", "submitted and never completed", lost_tasks(log, task))
-    yield from _named("task", "worked on more than once", doubled_tasks(worked))
-    yield from _named("task", "completed without having been worked on", _unworked(log, task, worked))
-    yield from _named("task", "failed", _failed(log, task))
+    yield from named("task", "worked on more than once", doubled_tasks(worked))
+    yield from named("task", "completed without having been worked on", _unworked(log, task, worked))
+    if not errors_judged:
+        yield from named("task", "failed", _failed(log, task))
     early = [text for client in log.clients for text in client.early]
-    yield from _named("task", "not done when the result arrived", early)
-    yield from _named("task", "with a wrong result", _wrong(log, task, problem))
-    yield from _named("client", "not served in the window", _unserved(log))
+    yield from named("task", "not done when the result arrived", early)
+    yield from named("task", "with a wrong result", _wrong(log, task, problem))
+    yield from named("client", "not served" if not log.ramped else "not served in the window", _unserved(log))
+    yield from _clock(log)
     yield from _time(log)
 
 
 def warnings(log: LoadLog) -> Iterable[str]:
     """What does not make a slot invalid, and should be known."""
+    if log.planned:
+        return
     window = sum(_present(client, log) for client in log.clients)
     busy = sum(_overlap(client.starts, client.ends, log) for client in log.clients)
     if busy < (1 - IDLE_SHARE) * window:
         yield f"the clients were idle for {1 - busy / window:.0%} of the window: they are the bottleneck"
 
 
-def leftovers(before: Sequence[threading.Thread], directory: Path, report: object) -> Iterable[str]:
-    """What a closed queue left behind: threads, temporary files, and tasks its close report admits to."""
-    yield from _named("thread", "alive after close", _new_threads(before))
-    yield from _named("temporary file", "left behind", _unfinished_files(directory))
-    if waiting := getattr(report, "waiting", 0):
-        yield f"{_count(waiting, 'task')} still waiting after close"
-    elif not getattr(report, "drained", True):
-        yield "tasks still running after close"
+def span_problems(log: LoadLog, task: TaskOf, spans: Mapping[str, Span], workers: int) -> Iterable[str]:
+    """What was worked on when it could not be, for nobody, or by more threads at once than there may be.
+
+    The moments were taken around the work itself, by another reading of the clock than the clients'.
+    """
+    ahead, unfinished = [], []
+    for c, k, key in _completed(log, task):
+        span, client = spans.get(key), log.clients[c]
+        if span is None:
+            continue
+        if span.earliest < client.starts[k]:
+            ahead.append(key)
+        if span.done > client.ends[k]:
+            unfinished.append(key)
+    submitted = {task(c, k).key for c, client in enumerate(log.clients) for k in range(len(client.starts) + 1)}
+    yield from named("task", "worked on before being submitted", ahead)
+    yield from named("task", "not done when the result arrived", unfinished)
+    yield from named("task", "worked on that nobody submitted", [key for key in spans if key not in submitted])
+    if (peak := _peak(spans.values())) > workers:
+        yield f"{peak} threads worked at the same time, where {workers} may"
 
 
-def _new_threads(before: Sequence[threading.Thread]) -> list[str]:
-    """Names of the threads that were not there before and do not end within a second."""
-    known = set(before)
-    strangers = [thread for thread in threading.enumerate() if thread not in known]
-    deadline = perf_counter() + 1.0
-    for thread in strangers:
-        thread.join(max(deadline - perf_counter(), 0.0))
-    return [thread.name for thread in strangers if thread.is_alive()]
-
-
-def _unfinished_files(directory: Path) -> list[str]:
-    return [path.name for path in directory.rglob("*") if path.name.startswith(".tq-") or path.suffix == ".tmp"]
+def _peak(spans: Iterable[Span]) -> int:
+    """How many tasks were worked on at once, of those whose beginning is known."""
+    known = [(span.begun, span.done) for span in spans if span.begun is not None]
+    steps = sorted([(begun, 1) for begun, _ in known] + [(done, -1) for _, done in known])
+    return max(accumulate(step for _, step in steps), default=0)
 
 
 def _failed(log: LoadLog, task: TaskOf) -> list[str]:
@@ -115,11 +134,23 @@ def _unserved(log: LoadLog) -> list[str]:
 
     A window shorter than that says nothing: on a slow machine a fair queue has not come round yet.
     """
-    latencies = [end - start for c in log.clients for start, end in zip(c.starts, c.ends, strict=False)]
-    if not latencies or log.closes - log.opens < SERVED_ROUNDS * median(latencies):
+    if not log.ramped:
+        return [f"client {number}" for number, client in enumerate(log.clients) if not client.ends]
+    if log.planned:
         return []
-    served = [any(log.opens <= end <= log.closes for end in client.ends) for client in log.clients]
-    return [f"client {number}" for number, was in enumerate(served) if not was]
+    served = [sum(log.opens <= end <= log.closes for end in client.ends) for client in log.clients]
+    if median(served) < SERVED_ROUNDS:
+        return []
+    return [f"client {number}" for number, times in enumerate(served) if not times]
+
+
+def _clock(log: LoadLog) -> Iterable[str]:
+    """The clock is the one that was captured at import, and another one agrees with it."""
+    if time.perf_counter is not CLOCK or load.clock is not CLOCK or not isinstance(CLOCK, BuiltinFunctionType):
+        yield "time.perf_counter was replaced: no time can be trusted"
+    window = log.closes - log.opens
+    if log.monotonic_s is not None and abs(log.monotonic_s - window) > TIME_TOLERANCE * window + CLOCKS_APART:
+        yield f"the window is {window:.3f} s by time.perf_counter and {log.monotonic_s:.3f} s by time.monotonic"
 
 
 def _time(log: LoadLog) -> Iterable[str]:
@@ -127,7 +158,12 @@ def _time(log: LoadLog) -> Iterable[str]:
 
     Nothing is said where a client never came back from a task: how long it waited is known to nobody.
     """
-    if log.hung or any(client.lost is not None or client.broke for client in log.clients):
+    if (
+        log.planned
+        or log.hung
+        or not log.ramped
+        or any(client.lost is not None or client.broke for client in log.clients)
+    ):
         return
     window = sum(_present(client, log) for client in log.clients)
     spent = 0.0
@@ -147,13 +183,3 @@ def _present(client: ClientLog, log: LoadLog) -> float:
 def _overlap(starts: Sequence[float], ends: Sequence[float], log: LoadLog) -> float:
     """Seconds of the intervals [start, end] that lie in the window."""
     return sum(max(0.0, min(end, log.closes) - max(start, log.opens)) for start, end in zip(starts, ends, strict=False))
-
-
-def _named(unit: str, what: str, names: list[str]) -> Iterable[str]:
-    if names:
-        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-        yield f"{_count(len(names), unit)} {what}: {shown}"
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'s' if number != 1 else ''}"

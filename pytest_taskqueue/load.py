@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from time import perf_counter as clock  # captured at import: whoever patches the module later does not change it
 from typing import Any
 
 from pytest_taskqueue.subjects import Subject
 from taskqueue_core import Task
 
+clock = time.perf_counter
+"""Captured at import: whoever replaces it in its module later does not change it here."""
+
 PATIENCE = 30.0
 """Seconds after which a client gives up on a result, and the harness on a client."""
+
+LEAST_PATIENCE = 1.5
+"""The same once the budget is used up."""
+
+MARGIN = 0.5
+"""Seconds for which the harness waits longer than a client, who can say what is missing."""
 
 SAMPLE = 0.05
 """Share of the outputs that are looked at the moment their result arrives."""
@@ -43,7 +53,13 @@ class ClientLog:
 
 @dataclass(frozen=True, slots=True)
 class LoadLog:
-    """One run of the load. Times are readings of `time.perf_counter`; `hung` names clients that never came back."""
+    """One run of the load. Times are readings of `time.perf_counter`.
+
+    ramped       every client had finished a task before the window opened; else there was no window
+    monotonic_s  length of the window by `time.monotonic`
+    hung         names of the threads that never came back
+    planned      tasks were sent at planned moments, from which their latencies count, so clients may be idle or late
+    """
 
     opens: float
     closes: float
@@ -51,25 +67,57 @@ class LoadLog:
     cpu_s: float
     depths: tuple[int, ...]
     hung: tuple[str, ...]
+    ramped: bool = True
+    monotonic_s: float | None = None
+    planned: bool = False
 
 
 Look = Callable[[Task, Any], str | None]
 """Looks at a finished task's output at once: what is wrong with it, or None."""
 
 
+def ceiling(clients: int, task: Callable[[int, int], Task], window: float) -> float:
+    """Tasks per second that so many clients do over a queue that does nothing: what the load costs itself."""
+    echo = _Echo()
+    try:
+        log = ClosedLoop(echo, clients, task, _no_look, seed=0).run(window)
+    finally:
+        echo.close(MARGIN)
+    finished = sum(log.opens <= end <= log.closes for client in log.clients for end in client.ends)
+    return finished / (log.closes - log.opens)
+
+
+def _no_look(task: Task, value: Any) -> None:  # noqa: ARG001
+    return None
+
+
+def patience(end: float) -> float:
+    """For how many seconds anything is waited for: PATIENCE, and less as the clock comes to `end`."""
+    return min(PATIENCE, max(LEAST_PATIENCE, end - clock()))
+
+
 class ClosedLoop:
     """`clients` threads over one subject. Client c submits task(c, 0), task(c, 1), ... one after the other.
 
     Latency is from just before `submit` (a submit that is held back counts) to the result in the client's hand.
+    Nothing is waited for longer than PATIENCE, and once the clock has reached `end` longer than LEAST_PATIENCE.
     """
 
     def __init__(
-        self, subject: Subject, clients: int, task: Callable[[int, int], Task], look: Look, *, seed: int
+        self,
+        subject: Subject,
+        clients: int,
+        task: Callable[[int, int], Task],
+        look: Look,
+        *,
+        seed: int,
+        end: float = float("inf"),
     ) -> None:
         self._subject = subject
         self._task = task
         self._look = look
         self._seed = seed
+        self._end = end
         self._logs = tuple(ClientLog() for _ in range(clients))
         self._barrier = threading.Barrier(clients + 1)
         self._ramp = _Countdown(clients)
@@ -81,27 +129,40 @@ class ClosedLoop:
         """Load the subject and measure for `window` seconds.
 
         The window opens when every client has finished one task. When it closes the load goes on until every task
-        that was submitted in it has finished.
+        that was submitted in it has finished. There is no window when some client never finishes its first task.
         """
-        threads = self._start(lambda _: self._stop.is_set())
+        begun = clock()
+        threads = self._start(lambda number, k: self._stop.is_set())  # noqa: ARG005
+        sampler = _Sampler(self._subject, self._stop)
         try:
-            self._ramp.wait(PATIENCE)
-            opens, cpu = clock(), time.process_time()
-            depths = tuple(self._watch(opens + window))
-            closes, cpu = clock(), time.process_time() - cpu
+            ramped = self._ramp.wait(self._patience() + MARGIN) and not self._stop.is_set()
+            opens, cpu, monotonic = clock(), time.process_time(), time.monotonic()
+            if ramped:
+                sampler.begin()
+                self._wait_until(opens + window)
+            closes, cpu, monotonic = clock(), time.process_time() - cpu, time.monotonic() - monotonic
             self._closes = closes
-            self._last.wait(PATIENCE)
+            sampler.end()
+            came = ramped and self._last.wait(self._patience() + MARGIN)
         finally:  # on Ctrl-C, too: the clients must not go on at a closed subject
             self._stop.set()
-        return LoadLog(opens, closes, self._logs, cpu, depths, _join(threads))
+            sampler.end()
+        hung = _join(threads, self._patience() if came else MARGIN) + sampler.hung()
+        if not ramped:
+            return LoadLog(begun, closes, self._logs, cpu, (), hung, ramped=False)
+        return LoadLog(opens, closes, self._logs, cpu, sampler.depths(), hung, monotonic_s=monotonic)
 
     def run_tasks(self, each: int) -> LoadLog:
         """Let every client do `each` tasks; the window is from the first submit to the last result."""
+        return self.run_each(lambda _: each)
+
+    def run_each(self, count: Callable[[int], int]) -> LoadLog:
+        """The same with a number of tasks for each client."""
         cpu, begun = time.process_time(), clock()
-        threads = self._start(lambda k: self._stop.is_set() or k >= each)
+        threads = self._start(lambda number, k: self._stop.is_set() or k >= count(number))
         done = -1
         try:
-            while (hung := _join(threads)) and done < (done := sum(len(log.ends) for log in self._logs)):
+            while (hung := _join(threads, 2 * self._patience())) and done < (done := self._finished()):
                 pass  # not there yet, and getting on
         finally:
             self._stop.set()
@@ -109,7 +170,17 @@ class ClosedLoop:
         closes = max((log.ends[-1] for log in self._logs if log.ends), default=clock())
         return LoadLog(opens, closes, self._logs, time.process_time() - cpu, (), hung)
 
-    def _start(self, ends: Callable[[int], bool]) -> list[threading.Thread]:
+    def _finished(self) -> int:
+        return sum(len(log.ends) for log in self._logs)
+
+    def _patience(self) -> float:
+        return patience(self._end)
+
+    def _wait_until(self, moment: float) -> None:
+        while (left := moment - clock()) > 0 and not self._stop.wait(left):
+            pass
+
+    def _start(self, ends: Callable[[int, int], bool]) -> list[threading.Thread]:
         threads = [
             threading.Thread(target=self._client, args=(number, ends), name=f"tq-client-{number}", daemon=True)
             for number in range(len(self._logs))
@@ -119,11 +190,11 @@ class ClosedLoop:
         self._barrier.wait(PATIENCE)
         return threads
 
-    def _client(self, number: int, ends: Callable[[int], bool]) -> None:
+    def _client(self, number: int, ends: Callable[[int, int], bool]) -> None:
         log, rng, k = self._logs[number], random.Random(f"{self._seed}/{number}"), 0
         self._barrier.wait(PATIENCE)
         try:
-            while not ends(k) and self._one(log, self._task(number, k), k, rng):
+            while not ends(number, k) and self._one(number, k, rng):
                 self._ramp.count(number)
                 if log.ends[-1] >= self._closes:
                     self._last.count(number)
@@ -136,16 +207,24 @@ class ClosedLoop:
             self._ramp.count(number)
             self._last.count(number)
 
-    def _one(self, log: ClientLog, task: Task, k: int, rng: random.Random) -> bool:
+    def _begin(self, number: int, k: int) -> float:  # noqa: ARG002
+        """The moment from which the latency of a client's next task counts: now."""
+        return clock()
+
+    def _one(self, number: int, k: int, rng: random.Random) -> bool:
         """Submit one task and wait for its result; False when the client must give up."""
-        value = None
-        start = clock()
+        log, task = self._logs[number], self._task(number, k)
+        value, longest = None, PATIENCE
+        start = self._begin(number, k)
         try:
-            value = self._subject.submit(task).result(PATIENCE)
+            future = self._subject.submit(task)
+            if self._end - start < PATIENCE:
+                longest = self._patience()
+            value = future.result(longest)
             end = clock()
         except Exception as error:  # noqa: BLE001 - a task that fails is counted, whatever it raises
             end = clock()
-            if isinstance(error, TimeoutError) and end - start > PATIENCE / 2:  # sooner it is the task's own
+            if isinstance(error, TimeoutError) and end - start > longest / 2:  # sooner it is the task's own
                 log.lost = k
                 log.starts.append(start)
                 self._stop.set()
@@ -158,12 +237,43 @@ class ClosedLoop:
             log.early.append(f"{task.key}: {problem}")
         return True
 
-    def _watch(self, until: float) -> Iterator[int]:
-        """Wait for the end of the window; how many tasks wait, every now and then."""
-        depth = getattr(self._subject, "depth", None)
-        while (left := until - clock()) > 0 and not self._stop.wait(min(left, _DEPTH_EVERY)):
-            if depth is not None:
-                yield depth()
+
+class _Sampler:
+    """Asks the subject how many tasks wait, every now and then, in a thread of its own: it may hang."""
+
+    def __init__(self, subject: Subject, failed: threading.Event) -> None:
+        self._failed = failed  # set when the subject breaks
+        self._depth: Callable[[], int] | None = getattr(subject, "depth", None)
+        self._depths: list[int] = []
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="tq-depth", daemon=True)
+
+    def begin(self) -> None:
+        if self._depth is not None:
+            self._thread.start()
+
+    def end(self) -> None:
+        self._over.set()
+
+    def depths(self) -> tuple[int, ...]:
+        """What it saw; raises what the subject raised."""
+        if self._error is not None:
+            raise self._error
+        return tuple(self._depths)
+
+    def hung(self) -> tuple[str, ...]:
+        return _join([self._thread], MARGIN) if self._thread.ident is not None else ()
+
+    def _sample(self) -> None:
+        assert self._depth is not None
+        try:
+            self._depths.append(self._depth())
+            while not self._over.wait(_DEPTH_EVERY):
+                self._depths.append(self._depth())
+        except BaseException as error:  # noqa: BLE001 - raised to whoever asks for the depths
+            self._error = error
+            self._failed.set()
 
 
 class _Countdown:
@@ -185,9 +295,36 @@ class _Countdown:
         return self._open.wait(timeout)
 
 
-def _join(threads: list[threading.Thread]) -> tuple[str, ...]:
-    """Wait for the clients, all of them together for at most twice the patience; the names of those that hang."""
-    deadline = clock() + 2 * PATIENCE
+def _join(threads: list[threading.Thread], seconds: float) -> tuple[str, ...]:
+    """Wait for threads, for all of them together at most so long; the names of those that hang."""
+    deadline = clock() + seconds
     for thread in threads:
         thread.join(max(deadline - clock(), 0.0))
     return tuple(thread.name for thread in threads if thread.is_alive())
+
+
+class _Echo:
+    """A queue that does nothing: one thread gives every task its number back. No measurement can be
+    faster than the clients are over it.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.Queue[tuple[Task, Future[Any]] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="tq-echo", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Task) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._tasks.put((task, future))
+        return future
+
+    def join(self, timeout: float) -> bool:  # noqa: ARG002
+        return True
+
+    def close(self, timeout: float) -> None:
+        self._tasks.put(None)
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        while (given := self._tasks.get()) is not None:
+            given[1].set_result(None)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, ConfigError, dotenv, resolve
+from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, ConfigError, dotenv, resolve, resolve_marker
 
 CONFIG: pytest.StashKey[CompareConfig] = pytest.StashKey()
 
@@ -23,20 +23,30 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(
             option.flag(),
             dest=INI_PREFIX + option.name,
-            metavar=option.metavar,
-            action="append" if option.repeatable else "store",
             help=f"{option.help} (default: {option.default})",
+            **option.arguments(),
         )
         parser.addini(INI_PREFIX + option.name, f"default of {option.flag()}", type="string", default="")
 
 
-def settings(config: pytest.Config) -> CompareConfig:
-    """The options of this run. Raises pytest.UsageError."""
-    if CONFIG not in config.stash:
-        command_line = {option.name: getattr(config.option, INI_PREFIX + option.name) for option in OPTIONS}
-        given = {name: ",".join(text) if isinstance(text, list) else text for name, text in command_line.items()}
-        try:
-            config.stash[CONFIG] = resolve(given, {**dotenv(config.rootpath), **os.environ}, config.getini)
-        except ConfigError as error:
-            raise pytest.UsageError(str(error)) from None
+def settings(config: pytest.Config, marker: pytest.Mark | None = None) -> CompareConfig:
+    """The options of this run, or those of a marked test, whose marker wins. Raises pytest.UsageError."""
+    if marker is None and CONFIG in config.stash:
+        return config.stash[CONFIG]
+    command_line = {option.name: getattr(config.option, INI_PREFIX + option.name) for option in OPTIONS}
+    given = {name: _text(value) for name, value in command_line.items()}
+    try:
+        if marker is not None:
+            return resolve_marker(marker.args, marker.kwargs, given, _environment(config), config.getini)
+        config.stash[CONFIG] = resolve(given, _environment(config), config.getini)
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
     return config.stash[CONFIG]
+
+
+def _environment(config: pytest.Config) -> dict[str, str]:
+    return {**dotenv(config.rootpath), **os.environ}
+
+
+def _text(value: str | list[str] | None) -> str | None:
+    return ",".join(value) if isinstance(value, list) else value

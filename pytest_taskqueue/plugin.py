@@ -6,9 +6,12 @@ they are used.
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Collection, Generator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +22,20 @@ from pytest_taskqueue.options import add_options, settings
 
 if TYPE_CHECKING:
     from pytest_taskqueue.campaign import Campaign
-    from pytest_taskqueue.results import SlotResult
+    from pytest_taskqueue.results import Standing
 
 SUITE = Path(__file__).parent / "suite" / "test_compare.py"
 SUITE_ID = "pytest_taskqueue/suite/test_compare.py"
 """How its items are called wherever it is installed, so that saved benchmarks of two machines can be compared."""
 
+PROGRESS = "taskqueue-progress"
 CAMPAIGN: pytest.StashKey[Campaign] = pytest.StashKey()
 TIMEOUT_MARGIN = 60
 """Seconds that the items of a comparison have beyond its budget."""
 
-UNFIT = {
-    "benchmark_disable": "publishes through pytest-benchmark",
-    "benchmark_skip": "publishes through pytest-benchmark",
-    "benchmark_only": "judges in tests that are no benchmarks",
-}
-"""Options of pytest-benchmark that would take a part of the comparison away, and why that is no good."""
+MARKER = "tq_compare"
+STATUS: pytest.StashKey[int] = pytest.StashKey()
+THREADS: pytest.StashKey[Collection[threading.Thread]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,26 +44,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the fixtures; under --tq-compare check the options and put the shipped comparison into the run."""
+    """Register fixtures and marker; under --tq-compare check the options and put the comparison into the run."""
     from pytest_taskqueue import fixtures
 
     config.pluginmanager.register(fixtures, "taskqueue-fixtures")
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}(**options): compare two queues before the test, by the --tq-* options, which may be given here "
+        "(clients=20, optimized='new.py:New'); the test runs when the verdict is PASS, and fails, skips or errs else",
+    )
+    config.stash[THREADS] = frozenset(threading.enumerate())
+    config.pluginmanager.register(_Progress(config), PROGRESS)
     if not config.option.tq_compare or hasattr(config, "workerinput"):
         return
-    _refuse_where_it_cannot_judge(config)
     from pytest_taskqueue.campaign import Campaign
+    from pytest_taskqueue.judging import unfit
 
-    progress = _Progress(config)
-    config.pluginmanager.register(progress, "taskqueue-progress")
-    command = shlex.join(["pytest", *map(str, config.invocation_params.args)])
+    if (reason := unfit(config)) is not None:
+        raise pytest.UsageError(f"--tq-compare {reason}")
     try:
-        config.stash[CAMPAIGN] = Campaign(settings(config), config.rootpath, command, progress)
+        config.stash[CAMPAIGN] = Campaign(settings(config), config.rootpath, command_line(config), progress(config))
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-    if config.args_source is pytest.Config.ArgsSource.ARGS:
-        config.args.append(str(SUITE))
-    else:
-        config.args = [str(SUITE)]
+    named = [str(SUITE) + arg.removeprefix(SUITE_ID) for arg in config.args if arg.startswith(SUITE_ID)]
+    config.args = named or [str(SUITE)]  # as a red test is called in the summary; nothing else is collected
+
+
+def command_line(config: pytest.Config) -> str:
+    """What this run was started with, for the reports."""
+    return shlex.join(["pytest", *map(str, config.invocation_params.args)])
+
+
+def progress(config: pytest.Config) -> Callable[[Standing], None]:
+    """Shows how far a comparison is."""
+    shows: Callable[[Standing], None] = config.pluginmanager.getplugin(PROGRESS)
+    return shows
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -94,64 +110,126 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A marked test is compared before it is run."""
+    if item.get_closest_marker(MARKER) is not None and isinstance(item, pytest.Function):
+        item.fixturenames.insert(0, "tq_comparison")
+        try:
+            budget = settings(item.config, item.get_closest_marker(MARKER)).budget
+        except pytest.UsageError as error:
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+        _limit(item, budget)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """The verdict comes before what the test itself has to say."""
+    comparison = getattr(item, "funcargs", {}).get("tq_comparison")
+    if comparison is not None:
+        from pytest_taskqueue.judging import settle
+
+        settle(comparison, settings(item.config, item.get_closest_marker(MARKER)).inconclusive)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The summary begins with the verdict, where pytest would put how it was raised."""
+    report = yield
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None and (item.path == SUITE or item.get_closest_marker(MARKER) is not None):
+        crash.message = crash.message.removeprefix("Failed: ")
+    return report
+
+
 def _prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Publish before judging, one client count after the other; each item has the time the measuring may take."""
+    """Publish before judging, one client count after the other."""
     clients = settings(config).clients
     items.sort(key=lambda item: (clients.index(_callspec(item).params["clients"]), item.name.startswith("test_gate")))
-    if config.pluginmanager.hasplugin("timeout"):
-        for item in items:
-            item.add_marker(pytest.mark.timeout(settings(config).budget + TIMEOUT_MARGIN))
+    for item in items:
+        _limit(item, settings(config).budget)
+
+
+def _limit(item: pytest.Item, budget: float) -> None:
+    """Give it the time that measuring may take: a limit of the ini file is for ordinary tests. One that was asked for
+    on the command line, in the environment or by a marker stays.
+    """
+    config = item.config
+    asked = getattr(config.option, "timeout", None) is not None or os.environ.get("PYTEST_TIMEOUT")
+    if config.pluginmanager.hasplugin("timeout") and not asked and item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(budget + TIMEOUT_MARGIN))
 
 
 def _callspec(item: pytest.Item) -> Any:
     return item.callspec  # type: ignore[attr-defined]
 
 
-def _refuse_where_it_cannot_judge(config: pytest.Config) -> None:
-    option = config.option
-    workers = getattr(option, "numprocesses", None)
-    if workers or getattr(option, "dist", "no") != "no":
-        given = f"-n {workers}" if workers else f"--dist {option.dist}"
-        raise pytest.UsageError(
-            f"--tq-compare measures with real threads and cannot share the machine with xdist workers ({given}): "
-            "run it on its own, or add -p no:xdist"
-        )
-    covered = getattr(option, "cov_source", None) and not getattr(option, "no_cov", False)
-    if covered or _traced():
-        raise pytest.UsageError(
-            "--tq-compare cannot judge under coverage, a debugger or another tracer, which slows the two queues "
-            "unequally: run it without, with pytest-cov add --no-cov"
-        )
-    for name, reason in UNFIT.items():
-        if getattr(option, name, False):
-            raise pytest.UsageError(f"--tq-compare {reason}: leave --{name.replace('_', '-')} out")
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Exit status 0 says that every comparison passed, whatever was deselected or skipped."""
+    config = session.config
+    if CAMPAIGN not in config.stash:
+        return
+    if session.exitstatus == pytest.ExitCode.OK and _open(config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    config.stash[STATUS] = int(session.exitstatus)
 
 
-def _traced() -> bool:
-    """Whether a tracer or profiler is at work in this thread or, by sys.monitoring of Python 3.12, in all of them."""
-    if sys.gettrace() is not None or sys.getprofile() is not None:
-        return True
-    monitoring = getattr(sys, "monitoring", None)
-    return monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After a comparison do not wait for threads that a queue has left behind."""
+    if STATUS in config.stash and _is_program():
+        from pytest_taskqueue.hangs import watch_exit
+
+        watch_exit(config.stash[STATUS], config.stash[THREADS])
+
+
+def _is_program() -> bool:
+    """Whether the process is pytest's own: one that calls pytest.main goes on afterwards, and is not ours to end."""
+    main = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    return main.stem in ("pytest", "py.test") or main.parent.name == "pytest"
+
+
+def _open(config: pytest.Config) -> list[str]:
+    """The comparisons that are no PASS: of those asked for, one may have been deselected."""
+    campaign = config.stash[CAMPAIGN]
+    verdicts = {result.clients: result.verdict for result in campaign.results()}
+    if not verdicts:  # --collect-only, --setup-plan
+        return []
+    missing = [clients for clients in campaign.config.clients if clients not in verdicts]
+    return [
+        *(f"c{clients} is {verdict.name}" for clients, verdict in verdicts.items() if verdict.exit_status),
+        *(f"c{clients} was not measured" for clients in missing),
+    ]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, object]) -> None:
     """Put the comparisons, slots left out, into pytest-benchmark's files."""
     if CAMPAIGN in config.stash:
-        from pytest_taskqueue import bridge, report
+        from pytest_taskqueue import bridge, export
 
-        results = [report.to_dict(result) for result in config.stash[CAMPAIGN].results()]
+        results = [export.to_dict(result) for result in config.stash[CAMPAIGN].results()]
         bridge.update_json(output_json, [{**result, "slots": len(result["slots"])} for result in results])
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True, trylast=True)  # after the tables of pytest-benchmark, though they end in an error
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> Generator[None, None, None]:
     """Show each comparison: the table, the verdict, the files; the verdict alone with -q."""
-    if CAMPAIGN not in config.stash:
-        return
+    try:
+        yield
+    finally:
+        if CAMPAIGN in config.stash:
+            _summarize(terminalreporter, exitstatus, config)
+
+
+def _summarize(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     from pytest_taskqueue import report
 
     campaign = config.stash[CAMPAIGN]
+    for clients, ended in campaign.ended().items():
+        terminalreporter.write_line(f"no verdict: c{clients} was ended before it was over: {ended}")
     for result in campaign.results():
         if terminalreporter.verbosity >= 0:
             terminalreporter.section(f"taskqueue: {result.clients} clients", sep="-")
@@ -162,6 +240,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         files = [path for path in campaign.files[result.clients] if path.name != "latest.json"]
         if terminalreporter.verbosity >= 0 and files:
             terminalreporter.write_line("report: " + "  ".join(_short(path, config) for path in files))
+    if exitstatus == pytest.ExitCode.OK and (undecided := _open(config)):
+        terminalreporter.write_line(f"exit status {int(pytest.ExitCode.TESTS_FAILED)}: {', '.join(undecided)}")
 
 
 def _short(path: Path, config: pytest.Config) -> str:
@@ -176,22 +256,25 @@ class _Progress:
         self._config = config
         self._rewriting = False
 
-    def __call__(self, slots: Sequence[SlotResult]) -> None:
+    def __call__(self, standing: Standing) -> None:
         """Show the last slot."""
         from pytest_taskqueue import report
 
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if terminal is None or terminal.verbosity < 0 or not (terminal.isatty or terminal.verbosity > 0):
             return
-        line = report.progress_line(slots)
+        line = report.progress_line(standing)
         capture = self._config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
             if not self._rewriting:
                 terminal.ensure_newline()
-            if terminal.verbosity > 0:
+            if terminal.verbosity > 0 or standing.plan:
+                if self._rewriting:
+                    terminal.rewrite("", erase=True)
+                    terminal.write("\r")
                 terminal.write_line(line)
             else:
-                terminal.rewrite(line, erase=True)
+                terminal.rewrite(line.strip()[: shutil.get_terminal_size().columns - 1], erase=True)
                 self._rewriting = True
 
     @pytest.hookimpl(tryfirst=True)

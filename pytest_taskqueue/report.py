@@ -1,38 +1,25 @@
-"""One ComparisonResult as people and programs read it: table, verdict line, text of a red test, JSON, CSV.
+"""One ComparisonResult as people read it: table, verdict line, text of a red test. Files are made by export.py.
 
 Shows what was found and computes nothing that decides. bench_results/README.md defines every figure and key.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import os
-import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
-from pathlib import Path
-from statistics import geometric_mean, mean, stdev
 from textwrap import wrap
-from typing import Any
 
-from pytest_taskqueue.results import ARMS, SCHEMA, ComparisonResult, Figures, SlotResult
-from pytest_taskqueue.verdict import GateResult, Verdict, parse_gate
+from pytest_taskqueue.results import ARMS, ComparisonResult, Figures, SlotResult, Standing
+from pytest_taskqueue.verdict import LOOKS, GateResult, Verdict, bounds, figure, measured, provable, reason
 
 _LATENCIES = ("mean_s", "p50_s", "p95_s", "p99_s", "max_s")
-_FIGURES = tuple(field.name for field in fields(Figures))
 _MOST_PROBLEMS = 12
+_MOST_WARNINGS = 3
 _WIDTH = 140
 _LOOP_LINE = (
     "closed loop: mean latency = clients / throughput (Little's law), so the p95 gate judges the tail's shape; "
     "percentiles: nearest rank"
 )
-
-
-# ------------------------------------------------------------------------------------------------ for people
 
 
 def verdict_line(result: ComparisonResult) -> str:
@@ -41,62 +28,125 @@ def verdict_line(result: ComparisonResult) -> str:
     gates = _judged(result)
     if not gates:
         return f"{head} {' '.join(result.reason.split())}"
-    return f"{head} {'  '.join(map(_gate_text, gates))}  ({gates[0].pairs} pairs)"
+    if _aa(result):
+        head += " no difference" if result.verdict is Verdict.PASS else " an arm against itself"
+    texts = "  ".join(_ratio_text(gate) if _aa(result) else _gate_text(gate) for gate in gates)
+    return f"{head} {texts}  ({gates[0].pairs} pairs)"
 
 
 def table(result: ComparisonResult) -> list[str]:
     """The figures of both arms side by side, then noise, how to read it, and warnings; at most 140 columns."""
     arms = {arm: result.arms[arm] for arm in ARMS if arm in result.arms}
     lines = _aligned(_columns(arms)) if arms else []
-    return [*lines, _noise_line(result.slots), _LOOP_LINE, *_warning_lines(result)]
+    return [
+        *lines,
+        *_noise_lines(result),
+        *_ceiling_lines(result),
+        _LOOP_LINE,
+        *_open_lines(result),
+        *_warning_lines(result),
+    ]
 
 
-def progress_line(slots: Sequence[SlotResult]) -> str:
-    """One line on the slot that has just ended, and the ratios so far."""
-    last = slots[-1]
-    place = f"pair {last.pair}" if last.pair else "warm-up"
-    line = f"  {place}  {last.arm:<9}  {last.figures.throughput:,.0f}/s  P95 {_duration(last.figures.p95_s)}"
-    arms = {arm: [s.figures.throughput for s in slots if s.arm == arm and s.pair > 0] for arm in ARMS}
-    if all(rates and min(rates) > 0 for rates in arms.values()):
-        ratio = geometric_mean(arms["optimized"]) / geometric_mean(arms["baseline"])
-        line += f"  |  throughput x{ratio:.2f} so far"
-    return line
+def progress_line(standing: Standing) -> str:
+    """One line on the slot that has just ended, the first gate as it stands, and how far it is."""
+    if standing.plan:
+        bought = f"the budget of {standing.budget_s:g} s buys about {standing.most} pairs"
+        return f"  window {standing.window_s:.2g} s; {bought}"
+    last, at = standing.slot, f"{_clock(standing.elapsed_s)}/{_clock(standing.budget_s)}"
+    place = f"pair {last.pair}/{standing.most}" if last.pair else "warm-up"
+    parts = [f"{place} {last.arm:<9} {last.figures.throughput:,.0f}/s P95 {_duration(last.figures.p95_s)}"]
+    parts += [f"{measured(gate)} so far {bounds(gate)}" for gate in standing.ratios[:1]]
+    return "  " + " | ".join([*parts, at])
 
 
-def published(result: ComparisonResult, arm: str) -> dict[str, Any]:
-    """What goes into pytest-benchmark's extra_info of one arm: its figures, and the verdict on both."""
-    gates = [_plain(gate.to_dict()) for gate in result.gates]
-    figures = _plain(asdict(result.arms[arm]))
-    return {"clients": result.clients, "arm": arm, **figures, "verdict": result.verdict.value, "gates": gates}
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def failure_text(result: ComparisonResult) -> str:
-    """What a red test prints: what was not shown, by how much, and what would help. Empty for PASS."""
-    others = [f"{_gate_text(gate)}  {gate.verdict.name}" for gate in _judged(result) if gate.verdict != result.verdict]
+    """What the whole comparison has to say where it is no PASS: what was not shown, by how much, what would help."""
     match result.verdict:
         case Verdict.PASS:
             return ""
-        case Verdict.FAIL:
-            lines = ["FAIL: the optimized queue misses a gate", *result.reason.split("; "), *others]
-        case Verdict.INCONCLUSIVE:
-            advice = (
-                "a quieter machine or longer slots (--tq-slot) can decide it; "
-                "rerunning until it turns green proves nothing"
-            )
-            lines = ["INCONCLUSIVE: not shown", *result.reason.split("; "), *others, advice]
         case Verdict.INVALID:
-            advice = "no speed verdict is given for work that is not right or for time that does not add up"
-            lines = [f"INVALID: {result.reason}", *_problem_lines(result.slots), advice]
-    return "\n  ".join(lines)
+            return _invalid_text(result)
+        case Verdict.FAIL:
+            title = "the queue differs from itself" if _aa(result) else "the optimized queue misses a gate"
+            lines = [f"FAIL: {title}", *result.reason.split("; ")]
+        case Verdict.INCONCLUSIVE:
+            lines = ["INCONCLUSIVE: not shown", *result.reason.split("; "), *_advice(result)]
+    others = [f"{_gate_text(gate)}  {gate.verdict.name}" for gate in result.gates if gate.verdict != result.verdict]
+    return "\n  ".join([*lines, *others])
+
+
+def gate_text(result: ComparisonResult, metric: str) -> str:
+    """The same for one gate, by which its test is red."""
+    gate = next((gate for gate in result.gates if gate.metric == metric), None)
+    if result.verdict is Verdict.INVALID:
+        return _invalid_text(result)
+    if gate is None:  # the budget ended before there was anything to judge
+        return "\n  ".join(["INCONCLUSIVE: not shown", *result.reason.split("; "), *_advice(result)])
+    head, *rest = [reason(gate)] if gate.verdict is not Verdict.INCONCLUSIVE else ["not shown", reason(gate)]
+    if gate.verdict is Verdict.INCONCLUSIVE and result.verdict is Verdict.FAIL:
+        failed = ", ".join(other.metric for other in result.gates if other.verdict is Verdict.FAIL)
+        rest.append(f"measuring ended here because {failed} failed")
+    elif gate.verdict is Verdict.INCONCLUSIVE:
+        ended = [part for part in result.reason.split("; ")[:1] if part.startswith("the budget")]
+        rest += [*ended, *_advice(result)]
+    return "\n  ".join([f"{gate.verdict.name}: {head}", *rest])
+
+
+def _invalid_text(result: ComparisonResult) -> str:
+    advice = "no speed verdict is given for work that is not right or for time that does not add up"
+    return "\n  ".join([f"INVALID: {result.reason}", *_problem_lines(result.slots), *_stack_lines(result), advice])
+
+
+def _advice(result: ComparisonResult) -> list[str]:
+    """What would decide it. More pairs than the last look has cannot be had, but longer slots are quieter ones."""
+    lines = []
+    needed = [gate.needed for gate in result.gates if gate.verdict is Verdict.INCONCLUSIVE]
+    known = [count for count in needed if count is not None]
+    if len(known) < len(needed):
+        lines.append("the ratio is too near to its gate: no number of pairs that anybody runs would decide it")
+    elif known and result.pair_s:
+        pairs, window = max(known), float(result.settings["window_s"])
+        if pairs > LOOKS[-1]:  # the noise of a slot falls with the root of its length
+            longer = window * pairs / LOOKS[-1]
+            budget = result.pair_s * pairs * 1.2
+            lines.append(
+                f"about {_two_digits(pairs):,} pairs would decide it, and {LOOKS[-1]} are the most: "
+                f"--tq-slot {_two_digits(math.ceil(longer))} --tq-budget {_two_digits(math.ceil(budget))} is as much"
+            )
+        else:
+            budget = max(result.pair_s * pairs * 1.2, float(result.settings["budget_s"]) + result.pair_s)
+            lines.append(f"about {pairs} pairs would decide it: --tq-budget {_two_digits(math.ceil(budget))}")
+    elif not known:
+        lines.append("a larger budget (--tq-budget) or shorter slots (--tq-slot) would hold enough pairs")
+    return [*lines, "a quieter machine helps; rerunning until it turns green proves nothing"]
+
+
+def _two_digits(number: int) -> int:
+    """Rounded up: more digits would promise what an estimate from a few pairs cannot hold."""
+    step = int(10 ** max(0, len(str(number)) - 2))
+    return -(-number // step) * step
 
 
 def _judged(result: ComparisonResult) -> tuple[GateResult, ...]:
     return () if result.verdict is Verdict.INVALID else result.gates
 
 
-def _gate_text(gate: GateResult) -> str:
-    asked = parse_gate(gate.expr)
-    return f"{gate.metric} x{gate.ratio:.2f} [{gate.low:.2f}, {gate.high:.2f}] {asked.op} {asked.limit}"
+def _aa(result: ComparisonResult) -> bool:
+    return bool(result.settings.get("aa"))
+
+
+def _gate_text(result: GateResult) -> str:
+    return f"{_ratio_text(result)} {result.gate.op} {result.gate.limit}"
+
+
+def _ratio_text(result: GateResult) -> str:
+    interval = "" if result.gate.of_each_slot else f" {bounds(result)}"
+    return f"{result.metric} {measured(result)}{interval}"
 
 
 def _problem_lines(slots: Iterable[SlotResult]) -> list[str]:
@@ -105,9 +155,15 @@ def _problem_lines(slots: Iterable[SlotResult]) -> list[str]:
     return lines if more <= 0 else [*lines[:_MOST_PROBLEMS], f"... and {more:,} more, all of them in the JSON report"]
 
 
+def _stack_lines(result: ComparisonResult) -> list[str]:
+    return [line for stack in result.stacks for line in stack.splitlines()]
+
+
 def _warning_lines(result: ComparisonResult) -> list[str]:
     """Warnings of the whole first; a slot's own only where the whole does not already say it."""
     own = [f"{_place(slot)}: {text}" for slot in result.slots for text in slot.warnings if text not in result.warnings]
+    if len(own) > _MOST_WARNINGS:
+        own = [*own[:_MOST_WARNINGS], f"... and {len(own) - _MOST_WARNINGS} more slots, all of them in the JSON report"]
     lines = [f"warning: {text}" for text in [*result.warnings, *own]]
     return [part for line in lines for part in wrap(line, _WIDTH, subsequent_indent=" " * len("warning: "))]
 
@@ -116,16 +172,54 @@ def _place(slot: SlotResult) -> str:
     return f"{slot.arm}, slot {slot.index} ({f'pair {slot.pair}' if slot.pair else 'warm-up'})"
 
 
-def _noise_line(slots: Iterable[SlotResult]) -> str:
-    """How far the slots of one arm lie apart: the same queue, the same load, so all of it is noise."""
-    measured = [slot for slot in slots if slot.pair]
-    parts = []
-    for arm in ARMS:
-        rates = [slot.figures.throughput for slot in measured if slot.arm == arm]
-        known = len(rates) > 1 and all(math.isfinite(rate) and rate > 0 for rate in rates)
-        spread = f"{100 * stdev(rates) / mean(rates):.1f} %" if known else "-"
-        parts.append(f"{arm} {spread} ({len(rates)} slots)")
-    return f"noise: relative standard deviation of throughput among the slots of one arm: {', '.join(parts)}"
+def _noise_lines(result: ComparisonResult) -> list[str]:
+    """How far one arm lies from itself, and what that leaves to be proved; then how the machine behaved."""
+    noise = result.noise
+    if noise is None or noise.floor is None or noise.spread is None:
+        return []
+    pairs = min(result.most_pairs, LOOKS[-1])
+    ratios = [(gate.gate, provable(gate.gate, noise.spread, pairs)) for gate in result.gates if not _aa(result)]
+    proofs = [f"{gate.metric} x{figure(ratio)}" for gate, ratio in ratios if ratio is not None]
+    slots = "pair of slots" if noise.repeats == 1 else "pairs of slots"
+    floor = f"the same arm against itself +-{_percent(noise.floor)} ({noise.repeats} neighbouring {slots})"
+    lines = [f"noise floor: {floor}, ratios of pairs +-{_percent(noise.spread)}"]
+    if proofs:
+        lines.append(f"this budget could prove {', '.join(proofs)}")
+    machine = []
+    if noise.drift is not None:
+        faster = "faster" if noise.drift >= 0 else "slower"
+        machine.append(f"both arms {_percent(abs(noise.drift))} {faster} in the second half")
+    if noise.order is not None:
+        machine.append(f"ratio {100 * noise.order:+.1f} % where the baseline went first")
+    if noise.correlation is not None:
+        machine.append(f"correlation of neighbouring pairs {noise.correlation:+.2f}")
+    return lines + [f"drift: {', '.join(machine)}"] * bool(machine)
+
+
+def _ceiling_lines(result: ComparisonResult) -> list[str]:
+    if not result.ceiling:
+        return []
+    fastest = max((figures.throughput for figures in result.arms.values()), default=0.0)
+    share = _percent(fastest / result.ceiling)
+    most = f"at most {result.ceiling:,.0f} tasks/s with these clients over a queue that does nothing"
+    return [f"load generator: {most}; the faster arm reached {share} of it"]
+
+
+def _open_lines(result: ComparisonResult) -> list[str]:
+    """The open-loop companion."""
+    found = result.open_loop
+    if found is None:
+        return ["open loop: the budget had no room for it"] * bool(result.settings.get("rate"))
+    arms = [
+        f"{arm} P50 {_duration(figures.p50_s)} P95 {_duration(figures.p95_s)} P99 {_duration(figures.p99_s)}"
+        for arm, figures in found.arms.items()
+    ]
+    sent = f"{found.rate:,.0f} tasks/s at planned moments ({found.share:g} of the baseline's throughput)"
+    return [f"open loop, no gate: {sent}; latency from then: {', '.join(arms)}"]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
 
 
 # -------------------------------------------------------------------------------------------------- the table
@@ -192,76 +286,3 @@ def _depth(figures: Figures) -> str:
     if figures.depth_mean is None or figures.depth_max is None:
         return "-"
     return f"{_number(figures.depth_mean, 0 if figures.depth_mean >= 10 else 1, '')} ({figures.depth_max:,})"
-
-
-# ---------------------------------------------------------------------------------------------- for programs
-
-
-def to_dict(result: ComparisonResult) -> dict[str, Any]:
-    """The result as JSON holds it: plain values, None for what is unknown or not finite."""
-    return {
-        "schema": SCHEMA,
-        "created": result.created,
-        "verdict": result.verdict.name,
-        "reason": result.reason,
-        "clients": result.clients,
-        "seed": result.seed,
-        "command": result.command,
-        "machine": _plain(result.machine),
-        "settings": _plain(result.settings),
-        "gates": [_plain(gate.to_dict()) for gate in _judged(result)],
-        "arms": {arm: _plain(asdict(result.arms[arm])) if arm in result.arms else None for arm in ARMS},
-        "slots": [_slot(slot) for slot in result.slots],
-        "elapsed_s": _finite(result.elapsed_s),
-        "warnings": list(result.warnings),
-    }
-
-
-def csv_rows(result: ComparisonResult) -> list[list[Any]]:
-    """The header, then one row per slot; an empty cell for what is unknown."""
-    header = ["arm", "index", "pair", "window_s", *_FIGURES, "problems"]
-    slots = [_slot(slot) | {"problems": "; ".join(slot.problems)} for slot in result.slots]
-    return [header, *([slot[name] for name in header] for slot in slots)]
-
-
-def write(result: ComparisonResult, directory: str | os.PathLike[str]) -> list[Path]:
-    """Write <created>-c<clients>.json, the same as .csv, and latest.json; gives their paths. OSError goes through."""
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{re.sub(r'[^0-9A-Za-z.+-]', '-', result.created)}-c{result.clients}"
-    as_json = json.dumps(to_dict(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    texts = {f"{stem}.json": as_json, f"{stem}.csv": _csv_text(result), "latest.json": as_json}
-    return [_replace(folder / name, text) for name, text in texts.items()]
-
-
-def _slot(slot: SlotResult) -> dict[str, Any]:
-    place = {"arm": slot.arm, "index": slot.index, "pair": slot.pair, "window_s": _finite(slot.window_s)}
-    return place | _plain(asdict(slot.figures)) | {"problems": list(slot.problems), "warnings": list(slot.warnings)}
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _finite(value) for name, value in values.items()}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _csv_text(result: ComparisonResult) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(csv_rows(result))
-    return text.getvalue()
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Whole or not at all: a reader of latest.json never meets half a file. Bytes, so that Windows adds no \\r.
-
-    A command line may hold bytes that are no UTF-8 (lone surrogates here); they are written as \\udcXX.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

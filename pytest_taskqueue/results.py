@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pytest_taskqueue.verdict import GateResult, Verdict
+from pytest_taskqueue.verdict import GateResult, Noise, Verdict
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the result file. It changes whenever a key changes its name, its unit or its meaning."""
 
 ARMS = ("baseline", "optimized")
@@ -53,8 +53,49 @@ class SlotResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far a comparison has come: told after every slot.
+
+    pairs   measured so far, of at most `most`
+    ratios  each gate as it stands, once that says anything; it decides at a look only
+    plan    told once more after the warm-up: window and number of pairs are known now
+    """
+
+    slot: SlotResult
+    pairs: int
+    most: int
+    elapsed_s: float
+    budget_s: float
+    window_s: float
+    ratios: tuple[GateResult, ...] = ()
+    plan: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenResult:
+    """The open-loop companion: both arms under the same planned arrivals, `rate` tasks per second for `seconds`.
+    Information, no gate.
+    """
+
+    rate: float
+    share: float
+    seconds: float
+    arms: Mapping[str, Figures]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonResult:
-    """One comparison of two queues under one client count: the verdict and all its evidence."""
+    """One comparison of two queues under one client count: the verdict and all its evidence.
+
+    looks        the gates as they stood at each look
+    noise        what the pairs tell of the machine; None without any
+    most_pairs   how many pairs there could have been within the budget
+    pair_s       how long a pair took, in seconds
+    ceiling      tasks per second that the clients do over a queue that does nothing
+    histograms   of each arm: how many latencies fell into each bucket, by its middle in seconds
+    open_loop    the companion under planned arrivals, where it was asked for and the budget had room
+    stacks       where the threads were that hung
+    """
 
     created: str
     verdict: Verdict
@@ -62,10 +103,18 @@ class ComparisonResult:
     clients: int
     seed: int
     command: str
-    machine: Mapping[str, str | int | float | bool]
+    machine: Mapping[str, str | int | float | bool | None]
     settings: Mapping[str, str | int | float]
     gates: tuple[GateResult, ...]
     arms: Mapping[str, Figures]
     slots: tuple[SlotResult, ...]
     elapsed_s: float
+    looks: tuple[tuple[GateResult, ...], ...] = ()
+    noise: Noise | None = None
+    most_pairs: int = 0
+    pair_s: float | None = None
+    ceiling: float | None = None
+    histograms: Mapping[str, Mapping[float, int]] = field(default_factory=dict)
+    open_loop: OpenResult | None = None
+    stacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())

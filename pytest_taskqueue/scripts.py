@@ -7,19 +7,22 @@ import os
 import shlex
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from pytest_taskqueue import report
 from pytest_taskqueue.campaign import Campaign
 from pytest_taskqueue.comparison import declaration
 from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, dotenv, resolve
+from pytest_taskqueue.hangs import watch_exit
 from pytest_taskqueue.input_new.generate_tasks import generate
 from pytest_taskqueue.load import ClosedLoop
-from pytest_taskqueue.results import SlotResult
+from pytest_taskqueue.results import Standing
 from pytest_taskqueue.slots import SlotRunner
 from pytest_taskqueue.subjects import find_subject
 from pytest_taskqueue.verdict import Verdict, worst
@@ -64,6 +67,12 @@ def compare(argv: Sequence[str] | None = None, *, root: Path, clients: str = "",
         return INTERRUPTED
 
 
+def leave(status: int) -> NoReturn:
+    """End the script. Threads that a measured queue has left behind are not waited for."""
+    watch_exit(status, [threading.main_thread()])
+    sys.exit(status)
+
+
 def _compare_parser(program: str, clients: str) -> argparse.ArgumentParser:
     """The options of --tq-compare, without their prefix."""
     parser = argparse.ArgumentParser(
@@ -73,12 +82,7 @@ def _compare_parser(program: str, clients: str) -> argparse.ArgumentParser:
     )
     for option in OPTIONS:
         default = clients if clients and option.name == "clients" else option.default
-        parser.add_argument(
-            option.flag("--"),
-            metavar=option.metavar,
-            action="append" if option.repeatable else "store",
-            help=f"{option.help} (default: {default})",
-        )
+        parser.add_argument(option.flag("--"), help=f"{option.help} (default: {default})", **option.arguments())
     return parser
 
 
@@ -92,8 +96,8 @@ def _compare_one(campaign: Campaign, clients: int) -> Verdict:
     return result.verdict
 
 
-def _print_slot(slots: Sequence[SlotResult]) -> None:
-    print(report.progress_line(slots), flush=True)
+def _print_slot(standing: Standing) -> None:
+    print(report.progress_line(standing), flush=True)
 
 
 def optimized(argv: Sequence[str] | None = None) -> int:

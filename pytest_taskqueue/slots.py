@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any
 from pytest_taskqueue import integrity
 from pytest_taskqueue.config import CompareConfig
 from pytest_taskqueue.figures import Measured, combine, measure
-from pytest_taskqueue.load import ClosedLoop, LoadLog, Look
+from pytest_taskqueue.hangs import Hand, Hang, stacks
+from pytest_taskqueue.leftovers import Before, leftovers
+from pytest_taskqueue.load import ClosedLoop, LoadLog, Look, ceiling, patience
 from pytest_taskqueue.results import SlotResult
 from pytest_taskqueue.subjects import Setup, Subject, SubjectFactory, Tally
 from pytest_taskqueue.workloads import Workload
@@ -25,20 +27,37 @@ from taskqueue_core import Task
 CLOSE_TIMEOUT = 10.0
 """Seconds that a subject has for closing."""
 
+END_TIMEOUT = 1.0
+"""Seconds that its threads have for ending after that."""
+
+HOPELESS = 0.5
+"""The same for one that hangs already."""
+
+MARGIN = 0.5
+"""Seconds beyond the timeout it was given after which a subject counts as hanging."""
+
+CEILING_WINDOW, CEILING_TRIES = 0.1, 3
+"""Seconds for which the clients are measured alone, and how often: the best counts, another program may only hinder."""
+
 Drive = Callable[[ClosedLoop], LoadLog]
-"""How to run the load: for a window, or for a number of tasks."""
+"""How to run the load: for a window, for a number of tasks, or by a plan."""
 
 
 class SubjectError(Exception):
-    """A subject could not be opened, loaded or closed."""
+    """A subject could not be opened, loaded or closed; `stacks` shows where it hangs, if it does."""
+
+    def __init__(self, message: str, stacks: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.stacks = tuple(stacks)
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A slot as shown, and the raw measurements behind it."""
+    """A slot as shown, the raw measurements behind it, and where its threads hang, if they do."""
 
     result: SlotResult
     measured: Measured
+    stacks: tuple[str, ...] = ()
 
 
 class SlotRunner:
@@ -52,15 +71,28 @@ class SlotRunner:
         self._count = 0
         workload.prepare(directory, config.seed)
 
-    def run(self, arm: str, factory: SubjectFactory, drive: Drive, *, pair: int = 0) -> Slot:
-        """Open a subject, drive the load over it, close it, check all it did. Raises SubjectError."""
+    def run(
+        self,
+        arm: str,
+        factory: SubjectFactory,
+        drive: Drive,
+        *,
+        pair: int = 0,
+        end: float = float("inf"),
+        loop: type[ClosedLoop] = ClosedLoop,
+    ) -> Slot:
+        """Open a subject, drive the load over it, close it, check all it did. Raises SubjectError.
+
+        Once the clock has reached `end`, nothing is waited for long.
+        """
         index, self._count = self._count, self._count + 1
         folder = Path(tempfile.mkdtemp(prefix=f"slot-{index}-", dir=self._directory))
         gc.collect()
         memory = resident_mb()
         # The folder stays until the comparison is over: some file systems (ext4 without a journal, for one) make new
         # files several times dearer for a while after many were deleted, and the next slot would pay for this one.
-        log, worked, problems = self._load(arm, factory, drive, folder)
+        run = _Run(self._workload, self._config, self._clients, arm, folder, end)
+        log, worked, problems = run.load(factory, drive, loop)
         gc.collect()
         measured = measure(
             log,
@@ -77,62 +109,123 @@ class SlotRunner:
             problems=tuple(problems),
             warnings=tuple(integrity.warnings(log)),
         )
-        return Slot(result, measured)
+        return Slot(result, measured, run.stacks)
 
-    def _load(
-        self, arm: str, factory: SubjectFactory, drive: Drive, folder: Path
+    def ceiling(self, window: float) -> float:
+        """Tasks per second that the clients do over a queue that does nothing."""
+        window = min(window, CEILING_WINDOW)
+        return max(ceiling(self._clients, self._workload.task, window) for _ in range(CEILING_TRIES))
+
+
+class _Run:
+    """One subject's life: opened, loaded, closed and looked through, each within its time."""
+
+    def __init__(
+        self, workload: Workload, config: CompareConfig, clients: int, arm: str, folder: Path, end: float
+    ) -> None:
+        self._workload = workload
+        self._config = config
+        self._clients = clients
+        self._arm = arm
+        self._folder = folder
+        self._end = end
+        self._before = Before.now()
+        self._tally = Tally()
+        self._outputs: set[Path] | None = None  # the files that were there before the queue was asked for any
+        self._hands: list[threading.Thread] = []
+        self._hand = self._new_hand()  # whatever the subject does alone, it does in one thread, which may hang
+        self.stacks: tuple[str, ...] = ()
+
+    def load(
+        self, factory: SubjectFactory, drive: Drive, loop: type[ClosedLoop]
     ) -> tuple[LoadLog, Counter[str], list[str]]:
         """What the clients saw, how often each task was worked on, and every reason to call the slot invalid."""
-        threads, tally = threading.enumerate(), Tally()
-        subject = self._open(arm, factory, folder, tally)
-        look = self._look(arm, subject, folder)
         try:
-            with _blaming(f"{arm} broke under load"):
-                log = drive(self._loop(subject, tally, look))
+            subject = self._open(factory)
+            look = self._look(subject)
+            try:
+                with _blaming(f"{self._arm} broke under load"):
+                    log = drive(self._loop(subject, look, loop))
+                self._note_hangs(log)
+            finally:
+                report = self._close(subject)
+            worked, spans = self._tally.total(), self._tally.spans()
+            self._outputs = set(self._folder.rglob("*"))
+            errors_judged = any(gate.metric == "errors" for gate in self._config.gates)
+            with _blaming(f"the outputs of {self._arm} could not be looked at"):
+                problems = self._bounded(
+                    lambda: [*integrity.problems(log, self._workload.task, worked, look, errors_judged=errors_judged)]
+                )
         finally:
-            with _blaming(f"{arm} could not be closed"):
-                report = subject.close(CLOSE_TIMEOUT)
-        worked = tally.total()
-        problems = list(integrity.problems(log, self._workload.task, worked, look))
-        problems += integrity.leftovers(threads, folder, report)
-        return log, worked, problems
+            self._hand.end()
+        hung = [thread for thread in threading.enumerate() if thread.name in log.hung]
+        seconds = MARGIN if self.stacks else END_TIMEOUT
+        left = leftovers(self._before, [*hung, *self._hands], self._folder, report, seconds=seconds)
+        spanned = integrity.span_problems(log, self._workload.task, spans, self._config.workers)
+        return log, worked, [*problems, *spanned, *left]
 
-    def _open(self, arm: str, factory: SubjectFactory, folder: Path, tally: Tally) -> Subject:
-        work = self._workload.work(folder)
+    def _open(self, factory: SubjectFactory) -> Subject:
+        work, tally, images = self._workload.work(self._folder), self._tally, self._workload.images(self._folder)
 
-        def counted(task: Task) -> Any:
+        def counted(task: Task, now: Callable[[], float] = integrity.CLOCK) -> Any:
+            begun = now()
             value = work(task)
-            tally.count(task.key)
+            tally.count(task.key, begun)
             return value
 
         setup = Setup(
             work=counted,
             workers=self._config.workers,
             queue_size=self._config.queue_size,
-            directory=folder,
-            images=self._workload.images(folder),
-            tally=tally,
+            directory=self._folder,
+            images=images,
+            tally=tally if images is not None else Tally(),  # whoever is given the work has nothing to tell
         )
-        with _blaming(f"{arm} could not be opened"):
-            return factory(setup)
+        with _blaming(f"{self._arm} could not be opened"):
+            subject: Subject = self._bounded(lambda: factory(setup))
+        return subject
 
-    def _loop(self, subject: Subject, tally: Tally, look: Look) -> ClosedLoop:
-        """The load; when a result arrives its work must be done, and not only be right in the end."""
+    def _close(self, subject: Subject) -> object:
+        """Its report. One that hangs under load, or once the time is over, gets no long time for it."""
+        timeout = HOPELESS if self.stacks else min(CLOSE_TIMEOUT, patience(self._end))
+        with _blaming(f"{self._arm} could not be closed"):
+            try:
+                return self._hand.call(lambda: subject.close(timeout), timeout + MARGIN)
+            except Hang:
+                if not self.stacks:
+                    raise
+                self._hand = self._new_hand()  # that it hangs was found before; what is left to do needs another hand
+                return None
 
-        def early(task: Task, value: Any) -> str | None:
-            return look(task, value) if tally.done(task.key) else "its work is not done"
+    def _new_hand(self) -> Hand:
+        hand = Hand("tq-slot")
+        self._hands.append(hand.thread)
+        return hand
 
-        return ClosedLoop(subject, self._clients, self._workload.task, early, seed=self._config.seed)
+    def _bounded(self, call: Callable[[], Any]) -> Any:
+        return self._hand.call(call, HOPELESS if self.stacks else patience(self._end))
 
-    def _look(self, arm: str, subject: Subject, folder: Path) -> Look:
-        images = self._workload.images(folder)
+    def _note_hangs(self, log: LoadLog) -> None:
+        """Where the threads are that came with the subject, and the clients, while they still hang there."""
+        if log.hung or not log.ramped or any(client.lost is not None for client in log.clients):
+            known = {*self._before.threads, *self._hands}
+            strangers = [thread for thread in threading.enumerate() if thread not in known]
+            self.stacks = tuple(stacks(sorted(strangers, key=lambda thread: thread.name not in log.hung)))
+
+    def _loop(self, subject: Subject, look: Look, loop: type[ClosedLoop]) -> ClosedLoop:
+        return loop(subject, self._clients, self._workload.task, look, seed=self._config.seed, end=self._end)
+
+    def _look(self, subject: Subject) -> Look:
+        images = self._workload.images(self._folder)
         if images is None:
             return lambda task, value: self._workload.problem(task, value, None)
         place = getattr(subject, "output", images.output)
 
         def look(task: Task, value: Any) -> str | None:
-            with _blaming(f"{arm} could not tell where an output is"):
+            with _blaming(f"{self._arm} could not tell where an output is"):
                 output = place(task)
+            if self._outputs is not None and output not in self._outputs:
+                return "no output before it was asked for"
             return self._workload.problem(task, value, output)
 
         return look
@@ -143,6 +236,10 @@ def _blaming(what: str) -> Iterator[None]:
     """Turn whatever a subject raises into a SubjectError that says what was going on."""
     try:
         yield
+    except SubjectError:
+        raise
+    except Hang as hang:
+        raise SubjectError(f"{what}: {hang}", hang.stacks) from None
     except Exception as error:
         raise SubjectError(f"{what}: {type(error).__name__}: {error}") from error
 

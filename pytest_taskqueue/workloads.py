@@ -140,7 +140,8 @@ class _Computed:
     def problem(self, task: Task, value: object, output: Path | None) -> str | None:  # noqa: ARG002
         """The value must be the expected one."""
         expected = self.expected(task)
-        return None if value == expected else f"its result is {value!r}, expected {expected!r}"
+        right = type(value) is int and value == expected  # a type of the queue's own may be equal to anything
+        return None if right else f"its result is {value!r}, expected {expected!r}"
 
     def expected(self, task: Task) -> int:
         """The number that must come out."""

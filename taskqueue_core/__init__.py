@@ -1,6 +1,6 @@
 """A durable, bounded task queue on real threads, with SQLite behind it. Standard library only."""
 
-from taskqueue_core.database import DeadLetter
+from taskqueue_core.database import DeadLetter, LedgerView
 from taskqueue_core.errors import (
     ErrorClass,
     InvalidKeyError,
@@ -40,6 +40,7 @@ __all__ = [
     "LatencyHistogram",
     "LedgerError",
     "LedgerInUseError",
+    "LedgerView",
     "Metrics",
     "MetricsSnapshot",
     "ObjectStat",

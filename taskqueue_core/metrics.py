@@ -60,6 +60,10 @@ class LatencyHistogram:
         copied.count = sum(copied._buckets.values())
         return copied
 
+    def buckets(self) -> dict[float, int]:
+        """How many durations fell into each bucket, by its middle in seconds, shortest first."""
+        return {_middle(bucket): self._buckets[bucket] for bucket in sorted(self._buckets)}
+
     @property
     def mean(self) -> float:
         """Mean in seconds, 0.0 when empty."""

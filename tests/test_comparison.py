@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toys
 
-from pytest_taskqueue import comparison, load, report
-from pytest_taskqueue.campaign import Campaign
-from pytest_taskqueue.comparison import PAIRS, Comparison, declaration, machine
+from pytest_taskqueue import comparison, export, load, report, slots
+from pytest_taskqueue.campaign import Campaign, Interrupted
+from pytest_taskqueue.comparison import Comparison, declaration
 from pytest_taskqueue.config import CompareConfig, ConfigError, resolve
-from pytest_taskqueue.results import ARMS, ComparisonResult, SlotResult
-from pytest_taskqueue.verdict import Verdict
+from pytest_taskqueue.machine import machine
+from pytest_taskqueue.report import failure_text, gate_text, table
+from pytest_taskqueue.results import ARMS, ComparisonResult, Standing
+from pytest_taskqueue.subjects import BUILT_IN
+from pytest_taskqueue.verdict import LOOKS, Gate, GateResult, Verdict
+from taskqueue_core import Task
 
 WARMUP = [("baseline", 0), ("optimized", 0)]
+PAIRS = LOOKS[0]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is at work on this machine."""
+    monkeypatch.setattr(comparison, "load", lambda: 0.0)
 
 
 def config(baseline: str, optimized: str, **more: str) -> CompareConfig:
@@ -40,32 +50,50 @@ def places(result: ComparisonResult) -> list[tuple[str, int]]:
 
 def test_a_queue_that_is_six_times_as_fast_passes() -> None:
     """With all its evidence: both gates, the figures of both arms, every slot in the order it was run."""
-    told: list[Sequence[SlotResult]] = []
-    result = compare("Slow", "Quick", gate="throughput>=1.2x,p95<=2x", progress=lambda slots: told.append(list(slots)))
+    told: list[Standing] = []
+    result = compare("Slow", "Quick", gate="throughput>=1.2x,p95<=2x", progress=told.append)
     assert result.verdict is Verdict.PASS, result.reason
+    count = result.slots[-1].pair
+    assert count in LOOKS
     assert [(gate.metric, gate.verdict, gate.pairs) for gate in result.gates] == [
-        ("throughput", Verdict.PASS, PAIRS),
-        ("p95", Verdict.PASS, PAIRS),
+        ("throughput", Verdict.PASS, count),
+        ("p95", Verdict.PASS, count),
     ]
     speed, delay = result.gates
-    assert 1.2 < speed.low <= speed.ratio <= speed.high
-    assert delay.low <= delay.ratio <= delay.high < 2
+    assert 1.2 < speed.low <= speed.value <= speed.high
+    assert delay.low <= delay.value <= delay.high < 2
+    assert result.looks[-1] == result.gates
 
     assert places(result)[:2] == WARMUP
-    assert places(result)[2:] == [(arm, pair) for pair, order in enumerate(orders(7, clients=6), 1) for arm in order]
-    assert [slot.index for slot in result.slots] == list(range(2 + 2 * PAIRS))
-    assert told == [list(result.slots[:count]) for count in range(1, len(result.slots) + 1)]
+    assert places(result)[2:] == [
+        (arm, pair) for pair, order in enumerate(orders(7, clients=6)[:count], 1) for arm in order
+    ]
+    assert [slot.index for slot in result.slots] == list(range(2 + 2 * count))
+    assert [standing.slot for standing in told if not standing.plan] == list(result.slots)
+    assert [standing.pairs for standing in told] == [0, 0, 0, *(slot // 2 for slot in range(1, 2 * count + 1))]
+    assert [standing.plan for standing in told].index(True) == 2
 
     for arm in ARMS:
         measured = [slot.figures.tasks for slot in result.slots if slot.arm == arm and slot.pair > 0]
         assert result.arms[arm].tasks == sum(measured), "the warm-up is in no figure of an arm"
     assert (result.clients, result.seed, result.command) == (6, 7, "pytest")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", result.created)
-    assert result.settings["pairs"] == PAIRS
+    assert (result.settings["looks"], result.settings["alpha"]) == ("5 8 12 18 27 40", 0.025)
+    assert (result.settings["aa"], result.settings["budget_s"]) == (False, 300.0)
     assert result.settings["window_s"] == 0.1
     assert result.settings["gates"] == "throughput>=1.2x, p95<=2x"
-    assert result.machine == machine()
-    assert report.to_dict(result)["verdict"] == "PASS"
+    assert result.machine == {**machine(), "load": 0.0}
+    assert result.noise is not None
+    assert result.noise.repeats == count // 2
+    fastest = max(figures.throughput for figures in result.arms.values())
+    assert result.ceiling is not None
+    assert result.ceiling > fastest
+    assert result.pair_s is not None
+    assert 2 * 0.1 < result.pair_s < result.elapsed_s / count
+    found = export.to_dict(result)
+    assert (found["verdict"], found["noise"]["repeats"], found["most_pairs"]) == ("PASS", count // 2, result.most_pairs)
+    assert (found["looks"][-1], len(found["looks"]), found["stacks"]) == (found["gates"], len(result.looks), [])
+    assert (found["ceiling"], found["pair_s"]) == (result.ceiling, result.pair_s)
 
 
 def test_the_original_against_itself_fails() -> None:
@@ -91,14 +119,14 @@ def test_a_queue_that_loses_a_task_gets_no_speed_verdict(monkeypatch: pytest.Mon
 
 
 def test_a_queue_that_goes_wrong_after_the_warm_up_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a slot without a single result there is no ratio to show, and the progress line does without."""
+    """A slot without a single result is in no pair; where its tasks hang is shown."""
     monkeypatch.setattr(load, "PATIENCE", 0.5)
-    lines: list[str] = []
-    result = compare("Pool", "LosesLater", progress=lambda slots: lines.append(report.progress_line(slots)))
+    result = compare("Pool", "LosesLater")
     assert result.verdict is Verdict.INVALID
     assert re.match(r"optimized: 6 tasks submitted and never completed: .*\(slot [23]\)", result.reason)
     assert result.slots[-1].figures.throughput == 0
-    assert re.fullmatch(r"  pair 1  optimized  0/s  P95 -", lines[-1])
+    assert re.search(r"^optimized +\d", "\n".join(table(result)), re.MULTILINE)
+    assert result.noise is None
 
 
 @pytest.mark.parametrize(
@@ -111,55 +139,51 @@ def test_a_queue_that_goes_wrong_after_the_warm_up_is_found_out(monkeypatch: pyt
     ],
 )
 def test_a_queue_that_breaks_is_invalid_and_says_where(kind: str, workload: str, reason: str) -> None:
-    result = compare("Pool", kind, workload=workload, clients=5)
+    result = compare("Pool", kind, workload=workload, clients=5, slot="0.3")
     assert (result.verdict, result.reason) == (Verdict.INVALID, reason)
     assert places(result) == WARMUP[:1]
     assert set(result.arms) == {"baseline"}
     assert report.verdict_line(result) == f"verdict: INVALID c5 {reason}"
 
 
-# --- the budget and the window
+# --- limits
 
 
-class Clock:
-    """Ten seconds pass with every slot."""
+class FailsFirst(toys.Pool):
+    """Fails the first task of one client, which is done in every slot."""
 
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def slot_ended(self, slots: Sequence[SlotResult]) -> None:
-        self.now += 10
+    def do(self, task: Task) -> object:
+        if task.key == "io-2-0":
+            raise ConnectionResetError("the peer is gone")
+        return super().do(task)
 
 
-@pytest.mark.parametrize(("budget", "pairs"), [("59", 1), ("60", 2), ("120", 5)])
-def test_no_pair_begins_that_would_not_end_within_the_budget(
-    monkeypatch: pytest.MonkeyPatch, budget: str, pairs: int
-) -> None:
-    """Warm-up and each pair take 20 s here. The first pair is always measured; without all five nothing is decided."""
-    clock = Clock()
-    monkeypatch.setattr(comparison, "clock", clock)
-    monkeypatch.setattr(comparison.SlotRunner, "run", quickly(comparison.SlotRunner.run))
-    result = compare("Pool", "Pool", progress=clock.slot_ended, budget=budget, clients=4)
-    assert len(result.slots) == 2 + 2 * pairs
-    if pairs == PAIRS:
-        assert "budget" not in result.reason
-        return
-    assert result.verdict is Verdict.INCONCLUSIVE
-    assert result.reason.startswith(f"the budget of {budget} s ended after {pairs} of 5 pairs; a larger budget")
-    assert [gate.verdict for gate in result.gates] == [Verdict.INCONCLUSIVE] * (2 if pairs > 1 else 0)
-    assert "INCONCLUSIVE" in report.verdict_line(result)
+@pytest.mark.parametrize(("gate", "verdict"), [("errors<=1", Verdict.PASS), ("errors<=0", Verdict.FAIL)])
+def test_failed_tasks_are_judged_by_their_gate(monkeypatch: pytest.MonkeyPatch, gate: str, verdict: Verdict) -> None:
+    """Then they are no reason for INVALID; every slot of this queue has one of them."""
+    monkeypatch.setitem(BUILT_IN, "failing", FailsFirst)
+    result = compare("Pool", "failing", gate=gate, slot="0.06")
+    assert (result.verdict, len(result.looks)) == (verdict, 1), result.reason
+    assert result.gates[0].value == 1
+    assert result.arms["optimized"].errors == PAIRS
 
 
-def quickly(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a slot with a few tasks in place of a window."""
+def test_failed_tasks_that_no_gate_judges_are_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUILT_IN, "failing", FailsFirst)
+    result = compare("Pool", "failing", slot="0.06")
+    assert result.verdict is Verdict.INVALID
+    assert result.reason.startswith("optimized: 1 task failed: io-2-0: ConnectionResetError: ")
 
-    def short(self: Any, arm: str, factory: Any, drive: Any, *, pair: int) -> Any:
-        return run(self, arm, factory, lambda loop: loop.run_tasks(3), pair=pair)
 
-    return short
+def test_a_gate_on_memory_where_nobody_knows_it_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the warm-up, and not after 300 seconds."""
+    monkeypatch.setattr(slots, "resident_mb", lambda: None)
+    result = compare("Pool", "Pool", gate="rss<=20MB")
+    assert (result.verdict, places(result)) == (Verdict.INVALID, WARMUP)
+    assert result.reason == "gate rss<=20MB: rss of the optimized arm is None; it is not known here"
+
+
+# --- the window
 
 
 def test_the_window_is_three_times_the_slower_p95_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,16 +211,17 @@ def test_pairs_come_in_blocks_of_two_that_mirror_each_other() -> None:
     """AB BA or BA AB, so that a machine that slows down slows both arms."""
     for seed in range(20):
         made = orders(seed)
-        assert len(made) == PAIRS
+        assert len(made) == LOOKS[-1]
         assert all(sorted(pair) == sorted(ARMS) for pair in made)
-        assert all(made[k] == made[k + 1][::-1] for k in range(0, PAIRS - 1, 2))
+        assert all(made[k] == made[k + 1][::-1] for k in range(0, len(made), 2))
 
 
 def test_the_order_is_drawn_from_seed_and_client_count() -> None:
     """A coin for every block: the same seed gives the same order, and among seeds all orders occur."""
     assert orders(7) == orders(7)
-    assert len({tuple(orders(seed)) for seed in range(60)}) == 2 ** math.ceil(PAIRS / 2)
-    assert len({tuple(orders(7, clients)) for clients in range(1, 60)}) == 2 ** math.ceil(PAIRS / 2)
+    assert len({tuple(orders(seed)[:6]) for seed in range(60)}) == 2**3
+    assert len({tuple(orders(7, clients)[:6]) for clients in range(1, 60)}) == 2**3
+    assert len({tuple(orders(seed)) for seed in range(60)}) == 60
 
 
 # --- around it
@@ -207,11 +232,13 @@ def test_the_declaration_says_beforehand_what_will_be_decided_and_how() -> None:
     assert first == "taskqueue: baseline against optimized, workload io, 50, 100 clients, 8 workers, seed 3"
     assert second.split("; ") == [
         "           gates throughput>=2x p95<=0.6x",
-        "5 pairs, one look, 95 % intervals",
-        "window 0.5 s",
-        "budget 90 s",
+        "looks at 5 8 12 18 27 40 pairs, alpha 0.025",
+        "window 0.5 s, budget 90 s",
     ]
     assert "window 1 to 5 s" in declaration(config("baseline", "optimized", slot="auto"))[1]
+    first, second = declaration(config("baseline", "optimized", aa="yes"))
+    assert first.startswith("taskqueue: baseline against itself, workload io")
+    assert second.startswith("           no gates: do the 99 % intervals hold 1 after 12 pairs?; window")
 
 
 def test_the_machine_is_described() -> None:
@@ -221,8 +248,8 @@ def test_the_machine_is_described() -> None:
     assert {"platform", "python", "gil", "switch_interval_s", "pytest_taskqueue", "pillow"} <= set(found)
 
 
-def campaign(root: Path, **more: str) -> Campaign:
-    return Campaign(config("Pool", "Pool", **more), root, "pytest", lambda slots: None)
+def campaign(root: Path, progress: comparison.Progress = lambda standing: None, **more: str) -> Campaign:
+    return Campaign(config("Pool", "Pool", **more), root, "pytest", progress)
 
 
 def test_a_campaign_measures_each_client_count_once(tmp_path: Path) -> None:
@@ -235,6 +262,35 @@ def test_a_campaign_measures_each_client_count_once(tmp_path: Path) -> None:
     assert made.results() == [made.result(5), made.result(6)]
     assert {path.suffix for path in made.files[5]} == {".json", ".csv"}
     assert all(path.parent == tmp_path / "a" / "b" and path.is_file() for path in made.files[5])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (pytest.fail.Exception("Timeout >360.0s"), "Failed: Timeout >360.0s"),
+        (MemoryError("full"), "MemoryError: full"),
+    ],
+)
+def test_a_comparison_that_was_ended_is_not_measured_again(tmp_path: Path, error: BaseException, text: str) -> None:
+    """By Ctrl-C or a time limit: each of its tests would take minutes. Other client counts have theirs."""
+    told: list[Standing] = []
+
+    def progress(standing: Standing) -> None:
+        told.append(standing)
+        if len(told) == 1:
+            raise error
+
+    made = campaign(tmp_path, progress, budget="0.001", slot="0.05")
+    with pytest.raises(type(error)) as caught:
+        made.result(5)
+    assert caught.value is error
+    for _ in range(2):
+        with pytest.raises(Interrupted) as ended:
+            made.result(5)
+        assert str(ended.value) == f"the comparison was ended before it was over: {text}"
+    assert (len(told), made.results(), made.files) == (1, [], {})
+    assert made.result(6).clients == 6
 
 
 @pytest.mark.parametrize(
@@ -251,7 +307,7 @@ def test_what_cannot_be_used_is_told_before_anything_is_measured(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=message):
-        Campaign(resolve(options, {}, {}.get), tmp_path, "pytest", lambda slots: None)
+        Campaign(resolve(options, {}, {}.get), tmp_path, "pytest", lambda standing: None)
 
 
 def test_results_that_cannot_be_written_are_an_error_and_stay_there(tmp_path: Path) -> None:
@@ -263,3 +319,85 @@ def test_results_that_cannot_be_written_are_an_error_and_stay_there(tmp_path: Pa
         made.result(5)
     assert [result.clients for result in made.results()] == [5]
     assert made.files[5] == []
+
+
+# --- what would decide it
+
+
+FAST = GateResult(Gate("throughput", ">=", 2.0), 4.02, 3.81, 4.25, 5, Verdict.INCONCLUSIVE, noise=31.0)
+TAIL = GateResult(Gate("p95", "<=", 0.6), 0.27, 0.25, 0.30, 5, Verdict.INCONCLUSIVE, noise=31.0)
+
+
+def ended(verdict: Verdict, *gates: GateResult, reason: str = "it holds the gate", **more: Any) -> ComparisonResult:
+    """A comparison made by hand; a pair took 6 s."""
+    return ComparisonResult(
+        created="", verdict=verdict, reason=reason, clients=5, seed=7, command="", machine={}, arms={}, slots=(),
+        settings={"window_s": 2.0, "budget_s": 60.0}, gates=gates, elapsed_s=1.0, pair_s=6.0, **more,
+    )  # fmt: skip
+
+
+def undecided(*needed: int | None, **more: Any) -> ComparisonResult:
+    """As many gates as there are numbers of pairs that would decide them."""
+    gates = [replace(gate, needed=count) for gate, count in zip((FAST, TAIL), needed, strict=False)]
+    return ended(Verdict.INCONCLUSIVE, *gates, **more)
+
+
+QUIETER = "  a quieter machine helps; rerunning until it turns green proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("needed", "advice"),
+    [
+        ((12, 27), "about 27 pairs would decide it: --tq-budget 200"),
+        ((5,), "about 5 pairs would decide it: --tq-budget 66"),
+        ((40,), "about 40 pairs would decide it: --tq-budget 290"),
+        ((41,), "about 41 pairs would decide it, and 40 are the most: --tq-slot 3 --tq-budget 300 is as much"),
+        (
+            (12, 1234),
+            "about 1,300 pairs would decide it, and 40 are the most: --tq-slot 62 --tq-budget 8900 is as much",
+        ),
+        ((27, None), "the ratio is too near to its gate: no number of pairs that anybody runs would decide it"),
+        ((), "a larger budget (--tq-budget) or shorter slots (--tq-slot) would hold enough pairs"),
+    ],
+)
+def test_an_inconclusive_text_says_what_would_decide_it(needed: tuple[int | None, ...], advice: str) -> None:
+    """More pairs up to the last look, beyond it longer slots: of all gates the one that needs most."""
+    text = failure_text(undecided(*needed)).splitlines()
+    assert text == ["INCONCLUSIVE: not shown", "  it holds the gate", f"  {advice}", QUIETER]
+
+
+def test_the_text_of_a_gate_that_is_not_decided_has_interval_and_advice() -> None:
+    """And that the budget ended, where it did; what other gates found is told in their own tests."""
+    about = "throughput x4.02, 95 % interval [3.81, 4.25] reaches the gate 2.00 after 5 pairs (noise 31 %)"
+    advice = ["  about 27 pairs would decide it: --tq-budget 200", QUIETER]
+    assert gate_text(undecided(27), "throughput").splitlines() == ["INCONCLUSIVE: not shown", f"  {about}", *advice]
+    late = undecided(27, reason="the budget of 60 s ended after 7 pairs; it holds the gate")
+    assert gate_text(late, "throughput").splitlines()[1:] == [
+        f"  {about}", "  the budget of 60 s ended after 7 pairs", *advice
+    ]  # fmt: skip
+    assert gate_text(undecided(reason="the budget ended; it holds the gate"), "p95").splitlines() == [
+        "INCONCLUSIVE: not shown", "  the budget ended", "  it holds the gate",
+        "  a larger budget (--tq-budget) or shorter slots (--tq-slot) would hold enough pairs", QUIETER,
+    ]  # fmt: skip
+
+
+def test_the_text_of_a_gate_that_failed_is_its_own_interval_and_another_waits_for_no_more() -> None:
+    """No advice: more pairs are not what the others lacked."""
+    failed = replace(FAST, value=1.5, low=1.4, high=1.6, verdict=Verdict.FAIL, noise=2.5)
+    made = ended(Verdict.FAIL, failed, TAIL)
+    assert gate_text(made, "throughput") == (
+        "FAIL: throughput x1.50, 95 % interval [1.40, 1.60] lies below the gate 2.00 after 5 pairs (noise 2.5 %)"
+    )
+    assert gate_text(made, "p95").splitlines() == [
+        "INCONCLUSIVE: not shown",
+        "  p95 x0.27, 95 % interval [0.25, 0.30] reaches the gate 0.60 after 5 pairs (noise 31 %)",
+        "  measuring ended here because throughput failed",
+    ]
+
+
+def test_an_invalid_comparison_has_one_text_for_every_gate_with_the_stacks() -> None:
+    made = ended(Verdict.INVALID, FAST, TAIL, reason="optimized hangs", stacks=('thread w:\n  File "q.py", line 3',))
+    text = gate_text(made, "throughput")
+    assert text == gate_text(made, "p95") == failure_text(made)
+    assert text.splitlines()[:3] == ["INVALID: optimized hangs", "  thread w:", '    File "q.py", line 3']
+    assert "4.02" not in text

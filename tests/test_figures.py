@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_taskqueue.figures import Measured, combine, measure, percentile
+from pytest_taskqueue.figures import Measured, combine, histogram, measure, metrics, percentile
 from pytest_taskqueue.load import ClientLog, LoadLog
+from pytest_taskqueue.verdict import METRICS
 
 OPENS, CLOSES = 10.0, 20.0
 
@@ -65,7 +66,7 @@ def test_a_lost_task_has_no_latency() -> None:
     lost = client((11.0, 12.0))
     lost.starts.append(13.0)
     found = measured(lost, lost=1)
-    assert found.latencies == [1.0]
+    assert list(found.latencies) == [1.0]
     assert found.lost == 1
 
 
@@ -112,3 +113,20 @@ def test_what_is_unknown_stays_unknown() -> None:
     assert all(math.isnan(value) for value in (found.mean_s, found.p50_s, found.max_s, found.cpu_s_per_task))
     assert found.throughput == 0.0
     assert combine([slot([1.0], rss_growth_mb=2.0), slot([1.0])]).rss_growth_mb == 2.0
+
+
+def test_gates_find_every_metric_under_its_name() -> None:
+    """In the units of the figures."""
+    figures = combine([slot([1.0] * 50 + [2.0] * 44 + [3.0] * 4 + [4.0, 5.0], errors=3, rss_growth_mb=6.5)])
+    found = metrics(figures)
+    assert set(found) == set(METRICS)
+    assert (found["throughput"], found["mean"], found["cpu"], found["stall"]) == (50.0, 1.59, 0.01, 0.1)
+    assert [found[name] for name in ("p50", "p95", "p99", "max", "errors", "rss")] == [1.0, 3.0, 4.0, 5.0, 3, 6.5]
+    assert metrics(combine([slot([1.0])]))["rss"] is None
+
+
+def test_histograms_of_several_slots_are_merged() -> None:
+    """Every latency once, in a bucket whose middle lies within 0.8 % of it."""
+    found = histogram([slot([0.1, 0.1, 3.0]), slot([0.1])])
+    assert sorted(found.values()) == [1, 3]
+    assert sorted(found) == pytest.approx([0.1, 3.0], rel=0.008)

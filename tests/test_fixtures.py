@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import toys
 from toys import LONG, ONE, Doubles, Pool
 
 from pytest_taskqueue.config import CompareConfig
@@ -183,3 +185,53 @@ def test_teardown_lets_go_of_everything(pytester: pytest.Pytester, monkeypatch: 
     result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:hypothesispytest", timeout=50)
     result.assert_outcomes(passed=6, errors=1)
     result.stdout.fnmatch_lines(["1 task was still running 0.5 s after the test: the stuck one"])
+
+
+MARKED = """
+    import pytest
+
+    def compare(baseline, optimized, **more):
+        names = {"baseline": f"TOYS:{baseline}", "optimized": f"TOYS:{optimized}"}
+        return pytest.mark.tq_compare(workload="io", slot=0.06, **{"clients": 6, **names, **more})
+
+    @compare("Slow", "Quick", gate=["throughput>=0.01x", "p95<=100x"])
+    def test_faster(tq_comparison):
+        assert tq_comparison.verdict.name == "PASS"
+        assert tq_comparison.clients == 6
+        assert [gate.expr for gate in tq_comparison.gates] == ["throughput>=0.01x", "p95<=100x"]
+        assert tq_comparison.settings["optimized"].endswith(":Quick")
+
+    @compare("Slow", "Quick", gate="throughput>=1000x", clients=2)
+    def test_not_fast_enough():
+        assert False, "never run"
+
+    @compare("Slow", "Quick", budget=0.001, inconclusive="skip")
+    def test_undecided():
+        assert False, "never run"
+
+    @compare("Slow", "Doubles")
+    def test_wrong(tq_comparison):
+        assert False, "never run"
+
+    def test_unmarked(tq_comparison):
+        assert False, "never run"
+"""
+
+
+def test_a_marked_test_runs_only_when_the_verdict_is_pass(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the comparison by its marker; it fails, skips or is an error else, and an unmarked one has none."""
+    for name in [name for name in os.environ if name.startswith(("PYTEST_XDIST", "PYTEST_ADDOPTS", "PYTEST_TQ_"))]:
+        monkeypatch.delenv(name)
+    pytester.makepyfile(MARKED.replace("TOYS", str(toys.__file__)))
+    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:hypothesispytest", "-rA", timeout=50)
+    result.assert_outcomes(passed=1, failed=1, skipped=1, errors=2)
+    result.stdout.re_match_lines_random([
+        r"PASSED .*::test_faster$",
+        r"FAIL: the optimized queue misses a gate$",
+        r"SKIPPED .* INCONCLUSIVE: not shown$",
+        rf"INVALID: optimized: 1 task worked on more than once: io-{ONE} \(slot 1\)$",
+        r"tq_comparison is for tests that are marked tq_compare\(\.\.\.\)$",
+    ])  # fmt: skip
+    result.stdout.no_fnmatch_line("*never run*")

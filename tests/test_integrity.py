@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toys
+from helpers import NEVER, until
 
-from pytest_taskqueue import load
+from pytest_taskqueue import integrity, load
 from pytest_taskqueue.config import resolve
-from pytest_taskqueue.integrity import IDLE_SHARE, SHOWN, leftovers, problems, warnings
+from pytest_taskqueue.integrity import IDLE_SHARE, problems, warnings
+from pytest_taskqueue.leftovers import Before, leftovers
 from pytest_taskqueue.load import ClientLog, ClosedLoop, LoadLog
 from pytest_taskqueue.results import SlotResult
 from pytest_taskqueue.slots import SlotRunner
 from pytest_taskqueue.subjects import BUILT_IN
+from pytest_taskqueue.wording import SHOWN
 from pytest_taskqueue.workloads import find_workload
-from taskqueue_core import Task
+from taskqueue_core import Status, Task, TaskQueue, TransientError
 
 CLIENTS = 5
 IO = f"io-{toys.ONE}"
@@ -86,9 +93,9 @@ def test_a_misbehaving_queue_is_told_what_it_did(measure: Measure, kind: Any, wo
 
 
 def test_a_result_before_the_work_is_done_shows_though_all_is_right_in_the_end(measure: Measure) -> None:
-    """The looks at 5 % of the results find it; the work itself is complete when the queue is closed."""
+    """When the work was done was noted inside it; all of it is complete when the queue is closed."""
     (found,) = measure(toys.Early, each=20).problems
-    assert re.fullmatch(r"\d+ tasks? not done when the result arrived: io-\d-\d+: its work is not done.*", found)
+    assert re.fullmatch(r"\d+ tasks? not done when the result arrived: io-\d-\d+.*", found)
 
 
 def test_a_lost_task_is_named_and_counted(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +124,7 @@ def test_work_counts_when_it_is_done_not_when_it_begins(measure: Measure) -> Non
         def close(self, timeout: float) -> object:
             with pytest.raises(KeyError):
                 self.setup.work(Task("has no number", idempotency_key="broken"))
-            done.append(self.setup.tally.done("broken"))
+            done.append("broken" in self.setup.tally.spans())
             return super().close(timeout)
 
     assert measure(HalfWay).problems == ()
@@ -175,7 +182,103 @@ def test_a_client_that_had_done_all_its_tasks_is_out_of_the_sum() -> None:
 
 
 def test_of_a_client_that_hangs_only_that_is_said() -> None:
-    assert found(log(BUSY, [(9.0, 11.0)], hung=("tq-client-1",))) == ["tq-client-1 hangs"]
+    assert found(log(BUSY, [(9.0, 11.0)], hung=("tq-client-1",))) == [
+        "1 thread never came back from the queue: tq-client-1"
+    ]
+
+
+def test_where_the_ramp_never_ended_the_clients_without_a_result_are_named() -> None:
+    """There was no window that the time could add up to."""
+    made = replace(log(BUSY, []), ramped=False)
+    assert found(made) == ["1 client not served: client 1"]
+    assert found(replace(log(BUSY, [(9.0, 11.0), (11.0, 15.0)]), ramped=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("judged", "problem"), [(False, ["2 tasks failed: 0-1: E: oh, 1-1: E: oh"]), (True, [])], ids=["no gate", "a gate"]
+)
+def test_failed_tasks_are_a_problem_unless_a_gate_judges_them(judged: bool, problem: list[str]) -> None:
+    """Nor must their work be done, or their result be right."""
+    made = log(BUSY, BUSY, errors=[(1, "E: oh")])
+    worked = Counter(f"{c}-{k}" for c in range(2) for k in (0, 2, 3))
+    looked = lambda task, value: "wrong" if task.key.endswith("-1") else None  # noqa: E731
+    assert list(problems(made, task, worked, looked, errors_judged=judged)) == problem
+
+
+# --- clocks
+
+
+def test_a_clock_that_was_replaced_makes_no_time_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its module, in the harness, or before the harness was imported."""
+    replaced = ["time.perf_counter was replaced: no time can be trusted"]
+    other = time.perf_counter
+
+    def half() -> float:
+        return other() / 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "perf_counter", half)
+        assert found(log(BUSY)) == replaced
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "clock", half)
+        assert found(log(BUSY)) == replaced
+    with monkeypatch.context() as patch:
+        for module, name in ((time, "perf_counter"), (load, "clock"), (integrity, "CLOCK")):
+            patch.setattr(module, name, half)
+        assert found(log(BUSY)) == replaced
+    assert found(log(BUSY)) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "wrong"), [(10.0, False), (10.21, False), (9.79, False), (10.23, True), (9.77, True)]
+)
+def test_two_clocks_must_agree_on_the_window(other: float, wrong: bool) -> None:
+    """Within 2 %, and 20 ms for a thread that is stopped between two readings."""
+    problem = f"the window is 10.000 s by time.perf_counter and {other:.3f} s by time.monotonic"
+    assert found(replace(log(BUSY), monotonic_s=other)) == [problem] * wrong
+
+
+# --- ledgers
+
+
+@pytest.mark.parametrize("state", [Status.SUCCESS, Status.QUEUED, Status.RUNNING])
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_rows_that_are_queued_or_running_in_a_ledger_are_left_over(
+    open_queue: Callable[..., TaskQueue], tmp_path: Path, state: Status, tasks: int
+) -> None:
+    """Wherever the ledger lies; the queued ones wait for a retry."""
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    go = threading.Event()
+
+    def work(task: Task) -> None:
+        if state is Status.QUEUED:
+            raise TransientError("later")
+        assert state is Status.SUCCESS or go.wait(toys.LONG)
+
+    queue = open_queue(work, ledger=folder / "left.db", max_workers=tasks, retry=NEVER)
+    for number in range(tasks):
+        queue.submit(Task(f"t{number}"))
+    until(lambda: [record.attempt for record in queue.records(state)] == [1] * tasks)
+    left = [problem for problem in left_behind(tmp_path) if "still open" not in problem]  # the queue is at work
+    go.set()
+    rows = "1 row" if tasks == 1 else f"{tasks} rows"
+    assert left == [f"{rows} of left.db still queued or running after close"] * (state is not Status.SUCCESS)
+
+
+def test_a_database_of_another_program_tells_nothing(tmp_path: Path) -> None:
+    """Nor does a file that only has the name of one."""
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other, other:
+        other.execute("CREATE TABLE tasks (status TEXT)")
+        other.execute("INSERT INTO tasks VALUES ('queued')")
+    (tmp_path / "text.db").write_text("queued", encoding="utf-8")
+    (tmp_path / "cut.db").write_bytes(b"SQLite format 3\0 and no more")
+    (tmp_path / "folder.db").mkdir()
+    assert left_behind(tmp_path) == []
+
+
+def left_behind(folder: Path) -> list[str]:
+    return list(leftovers(Before.now(), (), folder, None, seconds=0.0))
 
 
 def test_a_problem_names_only_the_first_tasks() -> None:
@@ -193,22 +296,22 @@ def test_clients_that_are_the_bottleneck_are_a_warning() -> None:
     assert list(warnings(log([(10.0, 12.0)], left=12.0))) == []
 
 
-def test_threads_that_end_within_a_second_are_no_problem(tmp_path: Path) -> None:
+def test_threads_that_end_in_time_are_no_problem(tmp_path: Path) -> None:
     """Nor those that were there before."""
     go = threading.Event()
     threads = [threading.Thread(target=go.wait, args=(toys.LONG,)) for _ in range(2)]
     threads[0].start()
-    before = threading.enumerate()
+    before = Before.now()
     threads[1].start()
     threading.Timer(0.05, go.set).start()
-    assert list(leftovers(before, tmp_path, None)) == []
+    assert list(leftovers(before, (), tmp_path, None, seconds=toys.LONG)) == []
 
 
 def test_every_unfinished_file_is_found_wherever_it_is(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in (".tq-1", "a/b/x.tmp", "a/fine.jpg", "tasks.db"):
         (tmp_path / name).touch()
-    (problem,) = leftovers(threading.enumerate(), tmp_path, None)
+    (problem,) = left_behind(tmp_path)
     assert sorted(re.split(r": |, ", problem)) == [".tq-1", "2 temporary files left behind", "x.tmp"]
 
 

@@ -124,6 +124,7 @@ def test_only_a_few_start_threads():
         "taskqueue_core/pool.py",
         "taskqueue_core/queue.py",
         "taskqueue_core/workers.py",
+        "pytest_taskqueue/hangs.py",
         "pytest_taskqueue/load.py",
     }
 
@@ -173,7 +174,9 @@ def test_the_plugin_and_the_scripts_use_public_names_only(file):
 
 def test_the_verdict_is_statistics_and_nothing_else():
     """It knows neither us nor pytest."""
-    assert packages(PLUGIN / "verdict.py") <= set(sys.stdlib_module_names)
+    for file in files(PLUGIN / "verdict"):
+        assert packages(file) <= {*sys.stdlib_module_names, "pytest_taskqueue"}
+        assert all("verdict" in module for module, _ in imports(file) if module.startswith("pytest_taskqueue"))
 
 
 @pytest.mark.parametrize("file", files(INPUT), ids=ids)

@@ -46,9 +46,14 @@ class Subject:
 
 
 class Deep(Subject):
-    """Tells how many tasks wait: 3."""
+    """Tells how many tasks wait: 3. Only first tasks are done before it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        super().__init__(lambda task: task.key.endswith("/0") or self.asked.wait(LONG))
 
     def depth(self) -> int:
+        self.asked.set()
         return 3
 
 
@@ -56,8 +61,10 @@ def task(client: int, k: int) -> Task:
     return Task(f"{client}/{k}", idempotency_key=f"{client}/{k}", params={"n": 100 * client + k})
 
 
-def loop(subject: Any, look: Any = lambda task, value: None, *, clients: int = CLIENTS, seed: int = 7) -> ClosedLoop:
-    return ClosedLoop(subject, clients, task, look, seed=seed)
+def loop(
+    subject: Any, look: Any = lambda task, value: None, *, clients: int = CLIENTS, seed: int = 7, **end: float
+) -> ClosedLoop:
+    return ClosedLoop(subject, clients, task, look, seed=seed, **end)
 
 
 def failing(*keys: str, error: type[Exception] = ValueError) -> Do:
@@ -72,7 +79,7 @@ def failing(*keys: str, error: type[Exception] = ValueError) -> Do:
 
 
 def ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tq-client-")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tq-")]
 
 
 # --- what the clients do
@@ -158,7 +165,7 @@ def test_a_fixed_number_of_tasks_is_measured_as_a_whole() -> None:
 
 
 def test_depth_is_sampled_where_the_subject_tells_it() -> None:
-    assert set(loop(Deep()).run(0.05).depths) == {3}
+    assert set(loop(Deep()).run(0.2).depths) == {3}
     assert loop(Subject()).run(0.02).depths == ()
 
 
@@ -232,6 +239,132 @@ def test_the_clients_stop_when_the_load_is_interrupted() -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(LONG)
     assert ours() == []
+
+
+# --- patience
+
+
+def test_patience_shrinks_towards_the_end_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never goes to nothing: the last pair may end after the budget."""
+    monkeypatch.setattr(load, "clock", lambda: 100.0)
+    ends = (float("inf"), 131.0, 130.0, 110.0, 102.0, 101.0, 100.0, 50.0)
+    least = load.LEAST_PATIENCE
+    assert [load.patience(end) for end in ends] == [load.PATIENCE] * 3 + [10.0, 2.0] + [least] * 3
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_once_the_budget_is_used_up_a_client_waits_for_the_least_time(
+    monkeypatch: pytest.MonkeyPatch, over: bool
+) -> None:
+    """What it does not get in that time is lost; with time left it waits as long as ever."""
+    monkeypatch.setattr(load, "PATIENCE", 0.4)
+    monkeypatch.setattr(load, "LEAST_PATIENCE", 0.1)
+    waited: list[float | None] = []
+
+    class Waits(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            waited.append(timeout)
+            return super().result(timeout)
+
+    class Loses(Subject):
+        def submit(self, task: Task) -> Future[Any]:
+            return Waits() if task.key == "2/3" else super().submit(task)
+
+    log = loop(Loses(), end=perf_counter() + (0.0 if over else LONG)).run(LONG)
+    assert waited == [0.1 if over else 0.4]
+    assert [client.lost for client in log.clients] == [None, None, 3, None]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_ramp_that_never_ends_leaves_no_window(monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    """A client whose first result never comes gives up; one whose submit never returns is named."""
+    monkeypatch.setattr(load, "PATIENCE", 0.2)
+    monkeypatch.setattr(load, "MARGIN", 0.1)
+    released = threading.Event()
+
+    class NeverBegins(Subject):
+        def depth(self) -> int:
+            return 3
+
+        def submit(self, task: Task) -> Future[Any]:
+            if task.key.startswith("2/"):
+                if lost:
+                    return Future()
+                released.wait(LONG)
+            return super().submit(task)
+
+    log = loop(NeverBegins()).run(LONG)
+    released.set()
+    assert not log.ramped
+    assert [bool(client.ends) for client in log.clients] == [True, True, False, True]
+    assert log.clients[2].lost == (0 if lost else None)
+    assert log.hung == (() if lost else ("tq-client-2",))
+    assert (log.depths, log.monotonic_s) == ((), None)
+    assert log.opens <= log.clients[0].starts[0]
+    until(lambda: not ours())
+
+
+def test_a_window_is_timed_by_another_clock_too() -> None:
+    log = loop(Subject()).run(0.02)
+    assert log.ramped
+    assert log.monotonic_s == pytest.approx(log.closes - log.opens, abs=0.02)
+
+
+def test_a_depth_that_never_comes_back_does_not_hold_the_load_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for in a thread of its own, which is named as hanging."""
+    monkeypatch.setattr(load, "MARGIN", 0.05)
+    released = threading.Event()
+
+    class Hangs(Deep):
+        def depth(self) -> int:
+            super().depth()
+            released.wait(LONG)
+            return 3
+
+    log = loop(Hangs()).run(0.2)
+    released.set()
+    assert log.hung == ("tq-depth",)
+    assert log.ramped
+    assert all(client.ends[-1] >= log.closes for client in log.clients)
+    until(lambda: not ours())
+
+
+def test_a_depth_that_cannot_be_told_ends_the_load() -> None:
+    """Whoever runs the load hears why; the clients stop."""
+
+    class Breaks(Subject):
+        def depth(self) -> int:
+            raise RuntimeError("lost count")
+
+    measured, begun = loop(Breaks()), perf_counter()
+    with pytest.raises(RuntimeError, match="lost count"):
+        measured.run(LONG)
+    assert measured._closes - begun < LONG, "the window is cut short"
+    until(lambda: not ours())
+
+
+def test_no_depth_is_asked_for_in_the_ramp() -> None:
+    """Nor by a load of a fixed number of tasks, which has no window."""
+    ramped: list[bool] = []
+
+    class Asked(Deep):
+        def depth(self) -> int:
+            ramped.append(all(log.ends for log in measured._logs))
+            return super().depth()
+
+    measured = loop(Asked())
+    measured.run(0.2)
+    assert ramped
+    assert all(ramped)
+    ramped.clear()
+    assert loop(Asked()).run_tasks(1).depths == ()
+    assert ramped == []
+
+
+def test_the_ceiling_is_what_the_clients_do_alone() -> None:
+    """More than over any queue; its threads end."""
+    assert load.ceiling(2, task, 0.05) > 0
+    until(lambda: not ours())
 
 
 # --- looks

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plugin_runs
 import pytest
 import toys
+from plugin_runs import MET, OUTCOME, QUICK, SAME, SHORT, VERDICT, arms, installed, out, run, together
 
 from pytest_taskqueue import plugin
 from pytest_taskqueue.config import OPTIONS
@@ -24,10 +25,6 @@ ITEMS = [
     *(f"test_gate[c{{0}}-{metric}]" for metric in ("throughput", "p95")),
 ]
 GROUPS = {"task_time": "taskqueue c{}: time per task", "p95": "taskqueue c{}: p95 latency"}
-PASSED = re.compile(r"^pytest_taskqueue/suite/test_compare\.py::(\S+) (PASSED|FAILED|ERROR)", re.MULTILINE)
-VERDICT = re.compile(r"^verdict: .*$", re.MULTILINE)
-QUICK = ("-p", "no:randomly", "-p", "no:hypothesispytest")
-SHORT = ("--tq-compare", "--tq-clients=6", "--tq-slot=0.12", "--tq-workload=io")
 
 USER_TESTS = """
     import threading
@@ -38,42 +35,10 @@ USER_TESTS = """
         def test_three(self): raise SystemExit("must not run")
 """
 
-DRIVER = """
-import json, sys
-import pytest
-
-sys.stderr = sys.stdout
-for number, args in enumerate(json.load(open("runs.json", encoding="utf-8"))):
-    print(f"##### {number}", flush=True)
-    print("exit", int(pytest.main(args)), flush=True)
-"""
-"""Several runs in one process, because starting one is what takes time."""
-
-Run = Callable[..., pytest.RunResult]
-
-
-def toy(baseline: str, optimized: str) -> tuple[str, str]:
-    return f"--tq-baseline={toys.__file__}:{baseline}", f"--tq-optimized={toys.__file__}:{optimized}"
-
-
-def installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
 
 @pytest.fixture(autouse=True)
 def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this run was started with, or by, is not for the runs within."""
-    options = [name for name in os.environ if name.startswith("PYTEST_TQ_")]
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", *options):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def run(pytester: pytest.Pytester) -> Run:
-    def run(*args: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(*args, timeout=50)
-
-    return run
+    plugin_runs.nothing_from_outside(monkeypatch)
 
 
 @pytest.fixture
@@ -89,6 +54,7 @@ def project(pytester: pytest.Pytester) -> Path:
         filterwarnings = error
         testpaths = tests
         timeout = 0.3
+        faulthandler_timeout = 0.3
     """)
     return pytester.path
 
@@ -98,34 +64,40 @@ def results(folder: Path) -> list[Any]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in names]
 
 
-def out(result: pytest.RunResult) -> str:
-    return result.stdout.str()
-
-
 # --- comparisons
 
 
-def test_two_client_counts_in_an_empty_directory(run: Run, pytester: pytest.Pytester) -> None:
+def test_two_client_counts_in_an_empty_directory(pytester: pytest.Pytester) -> None:
     """The real arms, one pair each, so nothing is decided. Everything a run leaves is there, and says the same."""
     options = ("--tq-compare", "--tq-clients=5,10", "--tq-slot=0.12", "--tq-workload=io", "--tq-budget=0.001")
-    result = run(*QUICK, *options, "--benchmark-json=out.json", "-v")
+    result = run(pytester, *options, "--benchmark-json=out.json", "-v")
     result.assert_outcomes(passed=8, failed=4)
 
     shown = out(result)
-    assert PASSED.findall(shown)[:12] == [
+    assert OUTCOME.findall(shown)[:12] == [
         (item.format(count), "FAILED" if "gate" in item else "PASSED") for count in (5, 10) for item in ITEMS
     ]
-    header = shown.index("taskqueue: baseline against optimized, workload io, 5, 10 clients, 8 workers, seed 7")
-    assert header < shown.index("gates throughput>=2x p95<=0.6x; 5 pairs, one look") < shown.index("collected 12 items")
+    declared = (
+        "taskqueue: baseline against optimized, workload io, 5, 10 clients, 8 workers, seed 7",
+        "gates throughput>=2x p95<=0.6x; looks at 5 8 12 18 27 40 pairs, alpha 0.025; window 0.12 s, budget 0.001 s",
+        "collected 12 items",
+        "  warm-up baseline ",
+    )
+    places = [shown.index(text) for text in declared]
+    assert places == sorted(places)
     for count in (5, 10):
         assert f" taskqueue: {count} clients " in shown
         assert re.search(
-            rf"^verdict: INCONCLUSIVE c{count} the budget of 0.001 s ended after 1 of 5 pairs", shown, re.MULTILINE
+            rf"^verdict: INCONCLUSIVE c{count} the budget of 0\.001 s ended after 1 pair, before the first look at 5$",
+            shown,
+            re.MULTILINE,
         )
         assert re.search(
             rf"^report: bench_results.\S+-c{count}\.json  bench_results.\S+-c{count}\.csv$", shown, re.MULTILINE
         )
-    assert len(re.findall(r"^  (?:warm-up|pair 1)  (?:baseline |optimized)  .*/s  P95 ", shown, re.MULTILINE)) == 2 * 4
+    slots = r"^  (?:warm-up|pair 1/1) (?:baseline |optimized) [\d,]+/s P95 [\d.]+ m?s \| \d+:\d\d/0:00$"
+    assert len(re.findall(slots, shown, re.MULTILINE)) == 2 * 4
+    assert shown.count("  window 0.12 s; the budget of 0.001 s buys about 1 pair") == 2
 
     files = results(pytester.path)
     by_clients = {one["clients"]: one for one in files}
@@ -152,43 +124,44 @@ def test_two_client_counts_in_an_empty_directory(run: Run, pytester: pytest.Pyte
     assert block == [{**by_clients[count], "slots": 4} for count in (5, 10)]
 
 
-def test_a_missed_gate_is_a_failed_test_with_its_evidence(run: Run, project: Path) -> None:
+def test_a_missed_gate_is_a_failed_test_with_its_evidence(pytester: pytest.Pytester, project: Path) -> None:
     """The comparison replaces testpaths: nothing else is collected. With -q the verdict is one line, and all there is.
 
     Options may stand in the ini file; the time limit of the project is not for a comparison.
     """
     ini = project / "tox.ini"
-    more = "tq_clients = 2", "tq_slot = 0.06", "tq_workload = io", "tq_optimized = baseline"
-    more = *more, "tq_gate = throughput >= 50x", "    p95 <= 0.01x"
+    more = "tq_clients = 2", "tq_slot = 0.12", "tq_workload = io", "tq_optimized = baseline"
+    more = *more, "tq_gate = throughput >= 5000x", "    p95 <= 0.0001x"
     ini.write_text("\n".join([ini.read_text(encoding="utf-8"), *more]), encoding="utf-8")
-    result = run(*QUICK, "--tq-compare", "-q")
+    result = run(pytester, "--tq-compare", "-q")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.re_match_lines([r"2 failed, 4 passed in .*"])
     shown = out(result)
     (verdict,) = VERDICT.findall(shown)
-    assert re.match(r"verdict: FAIL c2 throughput x\d\.\d\d \[.*\] >= 50\.00  p95 x\d\.\d\d \[.*\] <= 0\.01", verdict)
-    assert shown.count("FAIL: the optimized queue misses a gate") >= 2
-    assert "% interval [" in shown
+    assert re.match(r"verdict: FAIL c2 throughput x\d\.\d\d \[.*\] >= 5000\.00  p95 x\S+ \[.*\] <= 0\.0001", verdict)
+    told = re.findall(r"^FAIL: (\w+) x[\d.]+, 95 % interval \[.*\] lies (.*) after 5 pairs", shown, re.MULTILINE)
+    assert told == [("throughput", "below the gate 5000.00"), ("p95", "above the gate 0.0001")]
     assert not re.search(r"^taskqueue: |^report: |^baseline  |Traceback|^E  ", shown, re.MULTILINE)
     assert shown.index("FAILURES") < shown.index(verdict) < shown.index("short test summary info")
 
 
-def test_wrong_work_is_an_error_and_no_verdict_on_speed(run: Run, project: Path) -> None:
-    """With a path given its tests are deselected. A .env file is read. --no-cov leaves nothing to refuse, and
-    pytest without its capturing nothing to suspend.
+def test_wrong_work_is_an_error_and_no_verdict_on_speed(pytester: pytest.Pytester, project: Path) -> None:
+    """The tests of a path that is given are not even collected. A .env file is read. --no-cov leaves nothing to
+    refuse, and pytest without its capturing nothing to suspend.
 
     What publishes comes before what judges, though a plugin shuffles.
     """
     dotenv = installed("dotenv")
     (project / ".env").write_text("PYTEST_TQ_CLIENTS=6\nPYTEST_TQ_SLOT=0.12\nPYTEST_TQ_WORKLOAD=io\n", encoding="utf-8")
-    options = ("--tq-compare",) if dotenv else SHORT
+    options = ("--tq-compare",) if dotenv else (*SHORT, "--tq-clients=6")
     plugins = ("-p", "no:hypothesispytest", "-p", "no:capture")
     covered = ("--cov=.", "--no-cov") if installed("pytest_cov") else ()
-    result = run(*plugins, *covered, *options, *toy("Pool", "Doubles"), "-v", "tests/test_user.py")
-    result.assert_outcomes(errors=6, deselected=3)
+    options = (*plugins, *covered, *options, *arms("Pool", "Doubles"))
+    result = pytester.runpytest_subprocess(*options, "-v", "tests/test_user.py")
+    result.assert_outcomes(errors=6)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     shown = out(result)
-    done = PASSED.findall(shown)[:6]
+    done = OUTCOME.findall(shown)[:6]
     assert sorted(done) == sorted((item.format(6), "ERROR") for item in ITEMS)
     assert [name.partition("[")[0] for name, _ in done] == ["test_publish"] * 4 + ["test_gate"] * 2
     reason = f"optimized: 1 task worked on more than once: io-{toys.ONE} (slot 1)"
@@ -200,23 +173,23 @@ def test_wrong_work_is_an_error_and_no_verdict_on_speed(run: Run, project: Path)
     assert (found["verdict"], found["gates"], len(found["slots"])) == ("INVALID", [], 2)
 
 
-def test_without_the_other_plugins_it_still_judges(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_other_plugins_it_still_judges(
+    pytester: pytest.Pytester, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without pytest-benchmark nothing is published, without pytest-timeout nothing is limited.
 
     Not shown is not passed: INCONCLUSIVE fails with a text of its own. Options may stand in the environment.
     """
     (project / "tox.ini").unlink()
     monkeypatch.setenv("PYTEST_TQ_BUDGET", "0.001")
-    result = run(*QUICK, "-p", "no:benchmark", "-p", "no:timeout", *SHORT, *toy("Pool", "Pool"), "-ra", "tests")
-    result.assert_outcomes(failed=2, skipped=4, deselected=3)
+    result = run(pytester, "-p", "no:benchmark", "-p", "no:timeout", *SHORT, *SAME, "-ra", "tests")
+    result.assert_outcomes(failed=2, skipped=4)
     shown = out(result)
-    reason = "the budget of 0.001 s ended after 1 of 5 pairs; a larger budget or shorter slots would hold all of them"
-    assert VERDICT.findall(shown) == [f"verdict: INCONCLUSIVE c6 {reason}"]
-    assert re.search(
-        r"^INCONCLUSIVE: not shown\n  the budget of 0\.001 s ended after 1 of 5 pairs$", shown, re.MULTILINE
-    )
+    reason = "the budget of 0.001 s ended after 1 pair, before the first look at 5"
+    assert VERDICT.findall(shown) == [f"verdict: INCONCLUSIVE c2 {reason}"]
+    assert shown.count(f"INCONCLUSIVE: not shown\n  {reason}\n  a larger budget (--tq-budget) or") >= 2
     assert re.search(r"^SKIPPED \[4\] .*pytest-benchmark is switched off", shown, re.MULTILINE)
-    assert "warm-up  baseline" not in shown, "progress is for a terminal, or -v"
+    assert "warm-up baseline" not in shown, "progress is for a terminal, or -v"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
@@ -224,8 +197,7 @@ def test_on_a_terminal_the_progress_line_rewrites_itself(pytester: pytest.Pytest
     """It ends where the dots begin, and they have a line of their own. Gates that only a wreck would miss: PASS."""
     import pty
 
-    gates = ("--tq-gate=throughput>=0.01x", "--tq-gate=p95<=100x")
-    options = (*QUICK, *SHORT, "--tq-clients=2", "--tq-slot=0.06", "--tq-optimized=baseline", *gates)
+    options = (*QUICK, *SHORT, *SAME, *MET)
     master, slave = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "pytest", *options], cwd=pytester.path, stdout=slave, stderr=slave, stdin=slave
@@ -236,12 +208,19 @@ def test_on_a_terminal_the_progress_line_rewrites_itself(pytester: pytest.Pytest
     assert process.returncode == pytest.ExitCode.OK
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     lines = [line.strip() for line in plain.split("\r\n")]
-    (rewritten,) = [line for line in lines if line.startswith("warm-up  baseline")]
-    places = [part.split()[0] for part in rewritten.split("\r")]
-    assert places == ["warm-up"] * 2 + ["pair"] * 10
+    warm_up, slots = [
+        [part for part in line.split("\r") if part.strip()]
+        for line in lines
+        if re.match(r"(warm-up|pair 1/\d+) ", line)
+    ]
+    *warm_up, plan = warm_up
+    assert [part.split()[:2] for part in warm_up] == [["warm-up", "baseline"], ["warm-up", "optimized"]]
+    assert re.fullmatch(r" +window 0\.12 s; the budget of 300 s buys about \d+ pairs", plan)
+    assert [part.split()[1].partition("/")[0] for part in slots] == [str(pair) for pair in range(1, 6) for _ in "AB"]
+    assert re.search(r" \| x\d+\.\d\d so far \[\d+\.\d\d, \d+\.\d\d\] \| \d+:\d\d/5:00", slots[-1])
     assert any(re.fullmatch(r"pytest_taskqueue/suite/test_compare\.py \.{6}\s+\[100%\]", line) for line in lines)
     (verdict,) = [line for line in lines if line.startswith("verdict: ")]
-    assert re.fullmatch(r"verdict: PASS c2 throughput x.* >= 0\.01  p95 x.* <= 100\.00  \(5 pairs\)", verdict)
+    assert re.fullmatch(r"verdict: PASS c2 throughput x.* >= 0\.0001  p95 x.* <= 10000\.00  \(5 pairs\)", verdict)
     assert any(re.fullmatch(r"=+ 6 passed in .* =+", line) for line in lines)
 
 
@@ -257,7 +236,7 @@ def read(descriptor: int) -> Iterator[str]:
 # --- other runs
 
 
-def test_without_the_option_nothing_of_it_runs(run: Run, pytester: pytest.Pytester) -> None:
+def test_without_the_option_nothing_of_it_runs(pytester: pytest.Pytester) -> None:
     """Not even the shipped comparison by its name; neither queue nor sqlite3 is imported, no file is written."""
     pytester.makepyfile("""
         import sys
@@ -268,15 +247,17 @@ def test_without_the_option_nothing_of_it_runs(run: Run, pytester: pytest.Pytest
             assert not loaded & {"taskqueue_core", "sqlite3", "PIL"}
             assert "pytest_taskqueue.load" not in sys.modules
     """)
-    result = run(*QUICK, "-p", "no:cov", str(plugin.SUITE), pytester.path)
-    result.assert_outcomes(passed=1, deselected=2)
+    run(pytester, "-p", "no:cov").assert_outcomes(passed=1)
+    result = run(pytester, "-k", "not imports", str(plugin.SUITE), str(pytester.path))
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.assert_outcomes(deselected=3)
     assert "taskqueue: " not in out(result)
     assert not (pytester.path / "bench_results").exists()
 
 
 REFUSED = {
     "--tq-clients=0": "--tq-clients '0': expected a number of clients of at least 1",
-    "--tq-gate=nonsense": "--tq-gate 'nonsense': gate 'nonsense' is not understood; write throughput>=RATIOx",
+    "--tq-gate=nonsense": "--tq-gate 'nonsense': gate 'nonsense' is not understood; write METRIC<=RATIOx",
     "--tq-optimized=nope": "--tq-optimized: unknown subject 'nope': use baseline, optimized",
     "--tq-baseline=nope.py:Old": "--tq-baseline: there is no file 'nope.py' to take a subject from",
     "--tq-workload=sleep": "--tq-workload: unknown workload 'sleep': there are thumbnail, io, cpu, noop",
@@ -285,32 +266,21 @@ REFUSED = {
     "--benchmark-skip": "--tq-compare publishes through pytest-benchmark: leave --benchmark-skip out",
     "--benchmark-only": "--tq-compare judges in tests that are no benchmarks: leave --benchmark-only out",
     "-pno:taskqueue": "unrecognized arguments: --tq-compare",
-    "-n2": "cannot share the machine with xdist workers (-n 2): run it on its own, or add -p no:xdist",
+    "--tq-inconclusive=pass": "--tq-inconclusive 'pass': expected fail or skip",
+    "--tq-budget=0": "--tq-budget '0': expected a number of seconds above 0",
+    "--trace": "cannot judge under coverage, a debugger or another tracer",
+    "--dist=load": "cannot share the machine with xdist workers (--dist load): run it on its own",
+    "-n2": "cannot share the machine with xdist workers (-n 2): run it on its own, or add -n 0 --dist no",
     "--cov=.": "cannot judge under coverage, a debugger or another tracer",
 }
-NEEDED = {"-n2": "xdist", "--cov=.": "pytest_cov"}
+NEEDED = {"-n2": "xdist", "--dist=load": "xdist", "--cov=.": "pytest_cov"}
 
 
-@pytest.fixture
-def together(pytester: pytest.Pytester) -> Callable[[list[list[str]]], list[str]]:
-    """Several runs; the output of each, which ends with its exit status."""
-
-    def together(runs: list[list[str]]) -> list[str]:
-        pytester.path.joinpath("runs.json").write_text(json.dumps(runs), encoding="utf-8")
-        result = pytester.run(sys.executable, pytester.makepyfile(driver=DRIVER), timeout=50)
-        return re.split(r"##### \d+\n", out(result))[1:]
-
-    return together
-
-
-def test_where_it_cannot_judge_it_says_what_to_change(
-    pytester: pytest.Pytester, together: Callable[[list[list[str]]], list[str]]
-) -> None:
+def test_where_it_cannot_judge_it_says_what_to_change(pytester: pytest.Pytester) -> None:
     """A usage error in one line, before anything is measured; what is not installed here is left out."""
     pytester.path.joinpath("file").touch()
     tried = [option for option in REFUSED if option not in NEEDED or installed(NEEDED[option])]
-    shown = together([[*QUICK, "--tq-compare", option] for option in tried])
-    assert len(shown) == len(tried)
+    shown = together(pytester, *((*SHORT, *arms("NoOpen", "NoOpen"), option) for option in tried))
     for option, text in zip(tried, shown, strict=True):
         assert REFUSED[option] in text
         assert f"exit {int(pytest.ExitCode.USAGE_ERROR)}" in text
@@ -326,40 +296,35 @@ def test_where_it_cannot_judge_it_says_what_to_change(
         pytest.param("monitoring", marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")),
     ],
 )
-def test_every_kind_of_tracer_is_seen(
-    switch: str, together: Callable[[list[list[str]]], list[str]], pytester: pytest.Pytester
-) -> None:
+def test_every_kind_of_tracer_is_seen(switch: str, pytester: pytest.Pytester) -> None:
     """In the thread that starts pytest, or wherever sys.monitoring looks."""
     turn_on = {"monitoring": "sys.monitoring.use_tool_id(1, 'coverage')"}.get(switch, f"sys.{switch}(lambda *_: None)")
     pytester.makeconftest(f"import sys\n{turn_on}")
-    (shown,) = together([[*QUICK, "--tq-compare"]])
+    (shown,) = together(pytester, (*SHORT, *arms("NoOpen", "NoOpen")))
     assert REFUSED["--cov=."] in shown
 
 
-def test_a_bad_option_is_told_to_the_tests_that_need_it(
-    pytester: pytest.Pytester, together: Callable[[list[list[str]]], list[str]]
-) -> None:
+def test_a_bad_option_is_told_to_the_tests_that_need_it(pytester: pytest.Pytester) -> None:
     """Without --tq-compare the others go on."""
     pytester.makepyfile(test_it="def test_queue(tq_queue): pass\ndef test_other(): pass")
-    (shown,) = together([[*QUICK, "--tq-workers=many", "test_it.py"]])
+    (shown,) = together(pytester, ("--tq-workers=many", "test_it.py"))
     assert "--tq-workers 'many': expected a whole number of at least 1" in shown
     assert "1 passed, 1 error" in shown
 
 
-def test_help_and_fixtures_show_what_there_is(together: Callable[[list[list[str]]], list[str]]) -> None:
+def test_help_and_fixtures_show_what_there_is(pytester: pytest.Pytester) -> None:
     """And a run without the plugin is a run as ever."""
-    help_text, fixtures, off = together([
-        ["--help"], [*QUICK, "--fixtures"], [*QUICK, "-p", "no:taskqueue", "--fixtures"],
-    ])  # fmt: skip
+    help_text, fixtures, off = together(pytester, ("--help",), ("--fixtures",), ("-p", "no:taskqueue", "--fixtures"))
     assert "--tq-compare" in help_text
     wrapped = re.sub(r"\s+", " ", help_text)
     for option in OPTIONS:
-        assert f"{option.flag()}={option.metavar}" in wrapped
+        assert option.flag() + (f"={option.metavar}" if option.metavar else "") in wrapped
         assert f"{option.help} (default: {option.default})" in wrapped
         assert f"tq_{option.name} (string): default of {option.flag()}" in wrapped
     names = re.findall(r"^(tq_\w+|make_tq_\w+)( \[session scope\])? -- ", fixtures, re.MULTILINE)
     assert sorted(name for name, _ in names) == [
-        "make_tq_queue", "tq_baseline", "tq_config", "tq_faults", "tq_load", "tq_pool", "tq_processor", "tq_queue",
+        "make_tq_queue", "tq_baseline", "tq_comparison", "tq_config", "tq_faults", "tq_load",
+        "tq_pool", "tq_processor", "tq_queue",
     ]  # fmt: skip
     assert "no docstring available" not in fixtures.partition("tq_config")[2]
     assert "tq_" not in off

@@ -16,7 +16,8 @@ import pytest
 import toys
 from helpers import environ
 
-from pytest_taskqueue import report, scripts
+from pytest_taskqueue import export, scripts
+from pytest_taskqueue.results import ARMS
 from pytest_taskqueue.subjects import BUILT_IN
 from pytest_taskqueue.verdict import Verdict
 from pytest_taskqueue.workloads import find_workload
@@ -73,8 +74,14 @@ def test_pass_exits_with_0_and_results_lie_beside_the_script(script: Script, tmp
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("taskqueue: baseline against baseline, workload io, 2 clients")
-    assert lines[1].strip().startswith("gates throughput>=0.01x p95<=100x; 5 pairs")
-    assert len(re.findall(r"^  (?:warm-up|pair \d)  ", done.stdout, re.MULTILINE)) == 12
+    assert lines[1].strip().startswith("gates throughput>=0.01x p95<=100x; looks at 5 8 12 18 27 40 pairs, alpha 0.025")
+    assert len(re.findall(r"^  warm-up ", done.stdout, re.MULTILINE)) == 2
+    assert (
+        len(re.findall(r"^  window 0\.06 s; the budget of 300 s buys about 40 pairs$", done.stdout, re.MULTILINE)) == 1
+    )
+    assert re.findall(r"^  pair (\d)/40 ", done.stdout, re.MULTILINE) == [
+        f"{pair}" for pair in range(1, 6) for _ in ARMS
+    ]
     assert re.search(r"^baseline .*\noptimized ", done.stdout, re.MULTILINE)
     assert re.match(r"verdict: PASS c2 throughput x.* \(5 pairs\)", lines[-2])
     shown = [Path(word) for word in lines[-1].split()[1:]]
@@ -97,7 +104,9 @@ def test_inconclusive_exits_with_3(script: Script, tmp_path: Path) -> None:
     target = tmp_path / "results"
     done = script(ROOT / "benchmark.py", "--clients=3", *SHORT, *SELF, "--budget=0.001", "--report", target)
     assert (done.returncode, done.stderr) == (3, "")
-    assert "INCONCLUSIVE: not shown\n  the budget of 0.001 s ended after 1 of 5 pairs\n" in done.stdout
+    ended = "the budget of 0.001 s ended after 1 pair, before the first look at 5"
+    assert f"INCONCLUSIVE: not shown\n  {ended}\n" in done.stdout
+    assert f"verdict: INCONCLUSIVE c3 {ended}\n" in done.stdout
     assert len(list(target.iterdir())) == 3
 
 
@@ -108,6 +117,17 @@ def test_of_several_client_counts_the_worst_verdict_counts(script: Script) -> No
     verdicts = re.findall(r"^verdict: (\w+ c\d)", done.stdout, re.MULTILINE)
     assert verdicts == ["INVALID c6", "INCONCLUSIVE c2"]
     assert f"INVALID: optimized: 1 task worked on more than once: io-{toys.ONE} (slot 1)" in done.stdout
+
+
+def test_aa_is_a_switch_and_compares_the_baseline_with_itself(script: Script) -> None:
+    """A difference would be found in the harness; here the budget ends long before one could be."""
+    done = script("-m", "pytest_taskqueue", "--clients=2", *SHORT, "--aa", "--optimized", "nope", "--budget=0.001")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--optimized: unknown subject 'nope'" in done.stderr
+    done = script("-m", "pytest_taskqueue", "--clients=2", *SHORT, "--aa", "--budget=0.001")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("taskqueue: baseline against itself, workload io, 2 clients")
+    assert "ended after 1 pair, before the first look at 12" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -146,7 +166,7 @@ def test_results_that_cannot_be_written_are_no_verdict(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "write", full)
+    monkeypatch.setattr(export, "write", full)
     arguments = ["--clients=2", *SHORT, *SELF, "--budget=0.001"]
     assert scripts.compare(arguments, root=elsewhere, program="benchmark.py") == 2
     assert "benchmark.py: [Errno 28] No space left on device\n" in capsys.readouterr().err
@@ -276,6 +296,7 @@ def test_benchmark_of_wrong_work_exits_with_4(
     short_benchmark: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(BUILT_IN, "optimized", toys.Doubles)
+    monkeypatch.setattr(toys.Doubles, "threads", 4)
     monkeypatch.setattr(scripts, "find_workload", lambda name: find_workload("io"))
     assert scripts.optimized(short_benchmark) == 4
     assert capsys.readouterr().err == f"INVALID: 1 task worked on more than once: io-{toys.ONE}\n"

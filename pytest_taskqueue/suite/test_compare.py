@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_taskqueue import bridge, report
+from pytest_taskqueue import bridge, export, judging, report
 from pytest_taskqueue.plugin import CAMPAIGN
 from pytest_taskqueue.results import ARMS, ComparisonResult
 from pytest_taskqueue.verdict import Verdict
@@ -42,7 +42,7 @@ def _published(config: pytest.Config, clients: int, arm: str, metric: str) -> An
 @pytest.fixture
 def result(clients: int, request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> ComparisonResult:
     """The comparison, measured when it is first asked for. A queue that does wrong work is an error, not a failure."""
-    found = pytestconfig.stash[CAMPAIGN].result(clients)
+    found = judging.measure(pytestconfig.stash[CAMPAIGN], clients)
     if found.verdict is Verdict.INVALID:
         short = f"INVALID, nothing to publish: see test_gate[c{clients}-...]"
         pytest.fail(short if "clock" in request.fixturenames else report.failure_text(found), pytrace=False)
@@ -53,11 +53,9 @@ def test_publish(result: ComparisonResult, arm: str, metric: str, clock: bridge.
     """Hand the measured slots of one arm to pytest-benchmark."""
     slots = [slot.figures for slot in result.slots if slot.arm == arm and slot.pair > 0]
     seconds = [figures.p95_s if metric == "p95" else 1 / figures.throughput for figures in slots]
-    bridge.publish(benchmark, clock, seconds, report.published(result, arm))
+    bridge.publish(benchmark, clock, seconds, export.published(result, arm))
 
 
-def test_gate(result: ComparisonResult, metric: str) -> None:
+def test_gate(result: ComparisonResult, metric: str, pytestconfig: pytest.Config) -> None:
     """The optimized queue has shown what this gate asks for."""
-    gate = next((gate for gate in result.gates if gate.metric == metric), None)
-    if gate is None or gate.verdict is not Verdict.PASS:
-        pytest.fail(report.failure_text(result), pytrace=False)
+    judging.settle_gate(result, metric, pytestconfig.stash[CAMPAIGN].config.inconclusive)

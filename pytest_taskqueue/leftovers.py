@@ -1,0 +1,106 @@
+"""What a closed queue left behind: threads, processes, files, rows."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_taskqueue.wording import count, named
+from taskqueue_core import LedgerError, LedgerView, Status
+
+UNFINISHED = (".tmp", ".temp", ".part", ".partial")
+"""How the names of files end that are still being written; the core's begin with ".tq-"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What there was before a queue was opened."""
+
+    threads: Sequence[threading.Thread]
+    idents: frozenset[int]
+    children: frozenset[int]
+
+    @staticmethod
+    def now() -> Before:
+        """Look around."""
+        return Before(threading.enumerate(), frozenset(sys._current_frames()), frozenset(_children()))
+
+
+def leftovers(
+    before: Before, ours: Sequence[threading.Thread], directory: Path, report: object, *, seconds: float
+) -> Iterable[str]:
+    """All that is there now and should not be, and the tasks that the queue's close report admits to.
+
+    `ours` are threads of the harness; the queue's have so many `seconds` to end.
+    """
+    yield from named("thread", "alive after close", _new_threads([*before.threads, *ours], seconds))
+    yield from named("thread", "unknown to threading alive after close", _raw_threads(before.idents))
+    yield from named("child process", "alive after close", [str(pid) for pid in _children() - before.children])
+    yield from named("file", "still open after close", _open_files(directory))
+    yield from named("temporary file", "left behind", _unfinished_files(directory))
+    yield from _unfinished_rows(directory)
+    if waiting := getattr(report, "waiting", 0):
+        yield f"{count(waiting, 'task')} still waiting after close"
+    elif not getattr(report, "drained", True):
+        yield "tasks still running after close"
+
+
+def _new_threads(known: Sequence[threading.Thread], seconds: float) -> list[str]:
+    """Names of the threads that are not known and do not end in time."""
+    strangers = [thread for thread in threading.enumerate() if thread not in known]
+    deadline = time.monotonic() + seconds
+    for thread in strangers:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    return [thread.name for thread in strangers if thread.is_alive()]
+
+
+def _raw_threads(before: frozenset[int]) -> list[str]:
+    known = {thread.ident for thread in threading.enumerate()}
+    return [str(ident) for ident in sys._current_frames() if ident not in known and ident not in before]
+
+
+def _children() -> set[int]:
+    """Child processes of this one, as far as the system tells (only Linux does)."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            found.update(map(int, path.read_text(encoding="ascii").split()))
+    return found
+
+
+def _open_files(directory: Path) -> list[str]:
+    """Files below a folder that this process holds open, as far as the system tells (only Linux does)."""
+    folder, found = directory.resolve(), []
+    for path in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):
+            target = path.readlink()
+            if target.is_relative_to(folder):
+                found.append(target.name)
+    return found
+
+
+def _unfinished_files(directory: Path) -> list[str]:
+    return [path.name for path in directory.rglob("*") if path.name.startswith(".tq-") or path.suffix in UNFINISHED]
+
+
+def _unfinished_rows(directory: Path) -> Iterable[str]:
+    """Of every ledger in the folder, the tasks that are still queued or running."""
+    for path in directory.rglob("*"):
+        if not _is_sqlite(path):
+            continue
+        with suppress(LedgerError), LedgerView.inspect(path) as view:  # another program's file tells us nothing
+            counts = view.counts()
+            if left := counts[Status.QUEUED] + counts[Status.RUNNING]:
+                yield f"{count(left, 'row')} of {path.name} still queued or running after close"
+
+
+def _is_sqlite(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
