@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pytest_taskqueue.comparison import machine
+from pytest_taskqueue.machine import machine
 from tests.benchmarks.rounds import NOT_INSTALLED, ROOT
 
 

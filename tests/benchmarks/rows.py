@@ -166,6 +166,14 @@ ROWS = (
             Goal(contender="long-backlog", reference="short-backlog", figure="rate", wanted=0.9),
         ),
     ),
+    Row(
+        name="load-generator",
+        text="100 clients over a queue that does nothing: the closed loop of the comparison beside a put and a wait",
+        module="loadgen",
+        contenders=("bare", "closed-loop"),
+        figures=("rate",),
+        goals=(Goal(contender="closed-loop", reference="bare", figure="rate", wanted=0.8),),
+    ),
 )
 
 
