@@ -17,7 +17,20 @@ from pytest_taskqueue.openloop import OpenLoop, following, poisson_plan
 from pytest_taskqueue.results import ARMS, ComparisonResult, Figures, OpenResult, Standing
 from pytest_taskqueue.slots import Slot, SlotRunner, SubjectError
 from pytest_taskqueue.subjects import SubjectFactory, find_subject
-from pytest_taskqueue.verdict import ALPHA, LOOKS, GateResult, Judgement, Noise, Pair, Verdict, judge, judge_same, noise
+from pytest_taskqueue.verdict import (
+    ALPHA,
+    LOOKS,
+    Gate,
+    GateResult,
+    Judgement,
+    Noise,
+    Pair,
+    UnjudgeableError,
+    Verdict,
+    judge,
+    judge_same,
+    noise,
+)
 from pytest_taskqueue.workloads import find_workload
 
 WARMUP_WINDOW = 1.0
@@ -31,6 +44,9 @@ TELLING = 3
 OPEN_TASKS = 500
 LONGEST_OPEN = 10.0
 """How many tasks the open loop has, and how many seconds at most."""
+
+SPEED = Gate("throughput", ">=", 1.0)
+"""What the noise is measured by."""
 
 NEAR = 0.5
 """Share of the load generator's ceiling from which on it is warned of."""
@@ -80,6 +96,8 @@ class Comparison:
                 judgement = self._judge(runner)
                 if judgement.verdict is not Verdict.INVALID and self._config.rate is not None:
                     judgement = self._open_loop(runner, self._config.rate) or judgement
+            except UnjudgeableError as error:
+                judgement = Judgement(Verdict.INVALID, str(error), ())
             except SubjectError as error:
                 self._stacks = error.stacks
                 judgement = Judgement(Verdict.INVALID, str(error), ())
@@ -133,20 +151,21 @@ class Comparison:
             self._stacks = slot.stacks
             return Judgement(Verdict.INVALID, f"{arm}: {slot.result.problems[0]} (slot {slot.result.index})", ())
         if pair and self._slots[-2].result.pair == pair:
-            self._pairs.append(_pair(self._slots[-2], slot))
+            self._pairs.append(self._pair(self._slots[-2], slot))
         self._tell()
         return None
 
+    def _pair(self, first: Slot, second: Slot) -> Pair:
+        """Two neighbouring slots, whichever arm came first. Raises UnjudgeableError when a gate cannot judge them."""
+        figures = {slot.result.arm: metrics(slot.result.figures) for slot in (first, second)}
+        pair = Pair(figures["baseline"], figures["optimized"], baseline_first=first.result.arm == "baseline")
+        for gate in (*self._config.gates, SPEED):
+            gate.sample([pair])
+        return pair
+
     def _plan(self) -> None:
-        """After the warm-up: the window, and how many pairs the budget buys. Raises SubjectError for a gate on
-        something that is not known here.
-        """
-        warmups = self._slots[-2:]
-        try:
-            for gate in self._config.gates:
-                gate.sample([_pair(*warmups)])
-        except ValueError as error:
-            raise SubjectError(str(error)) from None
+        """After the warm-up: the window, and how many pairs the budget buys."""
+        self._pair(*self._slots[-2:])
         before = self._window
         self._window = self._config.slot or self._choose_window()
         took = (clock() - self._started) / 2  # a bit too much: it holds the making of inputs and expected outputs
@@ -245,7 +264,7 @@ class Comparison:
         return SAME_PAIRS if self._config.aa else LOOKS[-1]
 
     def _noise(self) -> Noise | None:
-        return noise(self._pairs, "throughput") if self._pairs else None
+        return noise(self._pairs, SPEED.metric) if self._pairs else None
 
     def _warnings(self) -> Iterator[str]:
         """What does not change the verdict, and should be known."""
@@ -317,9 +336,3 @@ def declaration(config: CompareConfig) -> list[str]:
         ),
         f"           {rule}; window {window}, budget {config.budget:g} s",
     ]
-
-
-def _pair(first: Slot, second: Slot) -> Pair:
-    """Two neighbouring slots, whichever arm came first."""
-    figures = {slot.result.arm: metrics(slot.result.figures) for slot in (first, second)}
-    return Pair(figures["baseline"], figures["optimized"], baseline_first=first.result.arm == "baseline")

@@ -180,7 +180,7 @@ def test_a_gate_on_memory_where_nobody_knows_it_is_invalid(monkeypatch: pytest.M
     monkeypatch.setattr(slots, "resident_mb", lambda: None)
     result = compare("Pool", "Pool", gate="rss<=20MB")
     assert (result.verdict, places(result)) == (Verdict.INVALID, WARMUP)
-    assert result.reason == "gate rss<=20MB: rss of the optimized arm is None; it is not known here"
+    assert result.reason == "gate rss<=20MB: rss of the optimized arm is None, it is not known here"
 
 
 # --- the window

@@ -353,7 +353,7 @@ def test_a_limit_for_each_slot_is_judged_by_the_worst(run: Run) -> None:
 def test_a_gate_on_what_is_not_known_here_is_invalid_after_the_warm_up(run: Run) -> None:
     result = run(Queues(memory=None), gate="throughput>=2x,rss<=20MB")
     assert (result.verdict, result.gates, len(result.slots)) == (Verdict.INVALID, (), 2)
-    assert result.reason == "gate rss<=20MB: rss of the optimized arm is None; it is not known here"
+    assert result.reason == "gate rss<=20MB: rss of the optimized arm is None, it is not known here"
     assert run(Queues(memory=1.0), gate="rss<=20MB").verdict is Verdict.PASS
 
 

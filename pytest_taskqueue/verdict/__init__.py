@@ -8,7 +8,7 @@ one stops: Jennison and Turnbull, JRSS B 51, 1989). PASS needs every gate at the
 without a correction for the number of gates (intersection-union test, Berger, Technometrics 24, 1982).
 """
 
-from pytest_taskqueue.verdict.gates import METRICS, Gate, parse_gate
+from pytest_taskqueue.verdict.gates import METRICS, Gate, UnjudgeableError, parse_gate
 from pytest_taskqueue.verdict.intervals import ALPHA, LOOKS
 from pytest_taskqueue.verdict.noise import Noise, noise, provable
 from pytest_taskqueue.verdict.rule import GateResult, Judgement, bounds, figure, judge, judge_same, measured, reason
@@ -24,6 +24,7 @@ __all__ = [
     "Judgement",
     "Noise",
     "Pair",
+    "UnjudgeableError",
     "Verdict",
     "bounds",
     "figure",

@@ -11,6 +11,10 @@ from pytest_taskqueue.verdict.intervals import interval
 from pytest_taskqueue.verdict.values import Interval, Pair, Verdict
 
 
+class UnjudgeableError(ValueError):
+    """A figure that no gate can be judged by: not known, or 0 where a ratio is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """How a gate may ask for a figure of a slot.
@@ -97,7 +101,7 @@ class Gate:
 
     def sample(self, pairs: Sequence[Pair]) -> list[float]:
         """What the gate judges, one value per pair: a log ratio, the log of a figure, or a figure; the two latter in
-        the gate's unit. Raises ValueError for figures that have none.
+        the gate's unit. Raises UnjudgeableError for figures that have none.
         """
         if self.relative:
             return [math.log(self._figure(p, "optimized") / self._figure(p, "baseline")) for p in pairs]
@@ -129,9 +133,14 @@ class Gate:
         value = getattr(pair, arm).get(self.metric)
         known = value is not None and math.isfinite(value)
         if not known or (value <= 0 and not self.of_each_slot):
-            raise ValueError(
-                f"gate {self}: {self.metric} of the {arm} arm is {value!r}; "
-                + ("it is not known here" if not known else "a ratio needs values above 0")
+            raise UnjudgeableError(
+                f"gate {self}: {self.metric} of the {arm} arm is {value!r}"
+                + ("" if known else ", it is not known here")
+                + (
+                    ": nothing finished in the window, longer ones (--tq-slot) may do"
+                    if self.metric == "throughput" and value == 0
+                    else ""
+                )
             )
         return float(value)
 
