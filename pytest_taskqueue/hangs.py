@@ -18,6 +18,8 @@ FRAMES = 12
 """How many of the innermost frames of a stack are shown."""
 GROUPS = 4
 """How many different stacks are shown."""
+ENDS = 0.1
+"""Seconds for which the end of an idle hand is waited for."""
 GRACE = 1.0
 """Seconds that threads have to end by themselves before the process leaves without them."""
 
@@ -50,8 +52,9 @@ class Hand:
             raise Hang(seconds, stacks([self.thread])) from None
 
     def end(self) -> None:
-        """Make no more calls; the thread ends when the one it makes comes back."""
+        """Make no more calls; the thread ends, or does so when the call it makes comes back."""
         self._calls.put(None)
+        self.thread.join(ENDS)
 
     def _work(self) -> None:
         while (given := self._calls.get()) is not None:

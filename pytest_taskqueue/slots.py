@@ -93,6 +93,8 @@ class SlotRunner:
         # files several times dearer for a while after many were deleted, and the next slot would pay for this one.
         run = _Run(self._workload, self._config, self._clients, arm, folder, end)
         log, worked, problems = run.load(factory, drive, loop)
+        hung = run.stacks
+        del run  # and with it the queue, whose memory is not to be counted as growth
         gc.collect()
         measured = measure(
             log,
@@ -109,7 +111,7 @@ class SlotRunner:
             problems=tuple(problems),
             warnings=tuple(integrity.warnings(log)),
         )
-        return Slot(result, measured, run.stacks)
+        return Slot(result, measured, hung)
 
     def ceiling(self, window: float) -> float:
         """Tasks per second that the clients do over a queue that does nothing."""
