@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from xml.etree import ElementTree as ET
 
+import hanging
 import plugin_runs
 import pytest
 from plugin_runs import (
     MET,
     OUTCOME,
+    QUICK,
     SAME,
     SHORT,
     TIMEOUT,
@@ -230,3 +233,26 @@ def test_ctrl_c_in_the_middle_of_measuring_ends_it_at_once(pytester: pytest.Pyte
     assert "Traceback" not in shown
     assert "left: []" in shown
     assert "no tests ran" in shown
+
+
+HOST = """
+import json, sys, time
+import pytest
+from pytest_taskqueue import hangs
+
+hangs.GRACE = 0.01
+status = int(pytest.main(json.loads(sys.argv[1])))
+time.sleep(0.5)  # much longer than the process would be left alone
+print("goes on after", status)
+sys.stdout.flush()
+__import__("os")._exit(7)
+"""
+
+
+def test_a_program_that_calls_pytest_goes_on_after_a_queue_that_hangs(pytester: pytest.Pytester) -> None:
+    """Only pytest's own process is left without waiting for the threads that the queue has left behind."""
+    options = [*QUICK, *SHORT, "--tq-budget=0.5", *arms("Pool", "Close", hanging.__file__)]
+    result = pytester.run(sys.executable, pytester.makepyfile(host=HOST), json.dumps(options), timeout=TIMEOUT)
+    assert "could not be closed: no answer within" in out(result)
+    assert out(result).splitlines()[-1] == "goes on after 1"
+    assert result.ret == 7
