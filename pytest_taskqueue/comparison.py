@@ -12,8 +12,8 @@ from pathlib import Path
 from pytest_taskqueue.config import CompareConfig
 from pytest_taskqueue.figures import Measured, combine, histogram, metrics
 from pytest_taskqueue.load import clock
-from pytest_taskqueue.machine import load, machine
-from pytest_taskqueue.openloop import OpenLoop, following, poisson_plan
+from pytest_taskqueue.machine import load_average, machine
+from pytest_taskqueue.openloop import poisson_plan
 from pytest_taskqueue.results import ARMS, ComparisonResult, Figures, OpenResult, Standing
 from pytest_taskqueue.slots import Slot, SlotRunner, SubjectError
 from pytest_taskqueue.subjects import SubjectFactory, find_subject
@@ -31,6 +31,7 @@ from pytest_taskqueue.verdict import (
     judge_same,
     noise,
 )
+from pytest_taskqueue.wording import count
 from pytest_taskqueue.workloads import find_workload
 
 WARMUP_WINDOW = 1.0
@@ -82,7 +83,7 @@ class Comparison:
         self._ceiling: float | None = None
         self._stacks: tuple[str, ...] = ()
         self._open: OpenResult | None = None
-        self._load = load()
+        self._load = load_average()
         self._started = self._end = clock()
 
     def run(self) -> ComparisonResult:
@@ -139,6 +140,7 @@ class Comparison:
                 if (invalid := self._measure(runner, arm, pair=pair)) is not None:
                     return invalid
             self._pair_seconds.append(clock() - begin)
+            self._most = self._affordable()
             if (decided := self._look()) is not None:
                 return decided
         return self._looks[-1]
@@ -191,13 +193,13 @@ class Comparison:
 
     def _look(self) -> Judgement | None:
         """After a pair: a judgement once it is decided."""
-        count = len(self._pairs)
+        measured = len(self._pairs)
         if self._config.aa:
-            if count < SAME_PAIRS:
+            if measured < SAME_PAIRS:
                 return None
             self._looks.append(judge_same(self._config.gates, self._pairs))
             return self._looks[-1]
-        if count not in LOOKS:
+        if measured not in LOOKS:
             return None
         self._looks.append(judge(self._config.gates, self._pairs))
         return None if self._looks[-1].verdict is Verdict.INCONCLUSIVE else self._looks[-1]
@@ -206,20 +208,20 @@ class Comparison:
         """No further pair fits. The last look stands as it was: another one at a moment of our choice would be one
         that the error rate has not paid for.
         """
-        count, budget = (
-            len(self._pairs),
-            f"the budget of {self._config.budget:g} s ended after {len(self._pairs)} pairs",
-        )
+        budget = f"the budget of {self._config.budget:g} s ended after {count(len(self._pairs), 'pair')}"
         if self._looks:
             return replace(self._looks[-1], reason=f"{budget}; {self._looks[-1].reason}")
         first = SAME_PAIRS if self._config.aa else LOOKS[0]
-        gates = judge(self._config.gates, self._pairs).gates if count > 1 else ()
+        gates = judge(self._config.gates, self._pairs).gates if len(self._pairs) > 1 else ()
         undecided = tuple(
-            replace(gate, verdict=Verdict.INCONCLUSIVE, needed=gate.needed if gate.verdict.undecided else first)
+            replace(
+                gate,
+                verdict=Verdict.INCONCLUSIVE,
+                needed=gate.needed if gate.verdict is Verdict.INCONCLUSIVE else first,
+            )
             for gate in gates
         )
-        reason = f"{budget.removesuffix('s') if count == 1 else budget}, before the first look at {first}"
-        return Judgement(Verdict.INCONCLUSIVE, reason, undecided)
+        return Judgement(Verdict.INCONCLUSIVE, f"{budget}, before the first look at {first}", undecided)
 
     def _open_loop(self, runner: SlotRunner, share: float) -> Judgement | None:
         """Both arms under the same plan, if the budget has room for it; a judgement only when one did wrong work."""
@@ -230,7 +232,7 @@ class Comparison:
         plan = poisson_plan(rate, seconds, self._clients, self._config.seed)
         figures = {}
         for arm in ARMS:
-            slot = runner.run(arm, self._factories[arm], following(plan), end=self._end, loop=OpenLoop)
+            slot = runner.run(arm, self._factories[arm], lambda load: load.run_plan(plan), end=self._end)
             if slot.result.problems:
                 self._stacks = slot.stacks
                 return Judgement(Verdict.INVALID, f"{arm}: {slot.result.problems[0]} (open loop)", ())
@@ -241,13 +243,11 @@ class Comparison:
     def _tell(self, *, plan: bool = False) -> None:
         if self._progress is None:
             return
-        count, now = len(self._pairs), clock()
-        if self._pair_seconds and len(self._slots) % 2 == 0:  # after a pair
-            self._most = max(count, min(self._all_pairs(), count + int((self._end - now) / max(self._pair_seconds))))
+        now = clock()
         self._progress(
             Standing(
                 slot=self._slots[-1].result,
-                pairs=count,
+                pairs=len(self._pairs),
                 most=self._most,
                 elapsed_s=now - self._started,
                 budget_s=self._config.budget,
@@ -256,6 +256,12 @@ class Comparison:
                 plan=plan,
             )
         )
+
+    def _affordable(self) -> int:
+        """How many pairs the budget holds, if each further one takes as long as the longest so far."""
+        measured = len(self._pairs)
+        more = int((self._end - clock()) / max(self._pair_seconds))
+        return max(measured, min(self._all_pairs(), measured + more))
 
     def _so_far(self) -> tuple[GateResult, ...]:
         return judge(self._config.gates, self._pairs).gates if len(self._pairs) >= TELLING else ()

@@ -33,7 +33,9 @@ class Hang(Exception):  # noqa: N818 - it is no error of the caller
 
 
 class Hand:
-    """A thread that makes calls for others, who can give them up. All calls of one hand are made in one thread."""
+    """A thread that makes calls for others, who can give them up. All calls of one hand are made in one thread; it is
+    no executor's, for whose threads Python waits at exit.
+    """
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
@@ -83,6 +85,14 @@ def _calls(frame: FrameType) -> str:
     while len(calls) > 1 and calls[0].filename == threading.__file__:
         del calls[0]
     return "".join(traceback.format_list(calls[-FRAMES:])).rstrip()
+
+
+def still_alive(threads: Iterable[threading.Thread], seconds: float) -> list[threading.Thread]:
+    """Wait for threads, for all of them together at most so long; those that have not ended."""
+    threads, deadline = list(threads), time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    return [thread for thread in threads if thread.is_alive()]
 
 
 def watch_exit(status: int, before: Collection[threading.Thread]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_taskqueue.hangs import still_alive
 from pytest_taskqueue.wording import count, named
 from taskqueue_core import LedgerError, LedgerView, Status
 
@@ -53,10 +53,7 @@ def leftovers(
 def _new_threads(known: Sequence[threading.Thread], seconds: float) -> list[str]:
     """Names of the threads that are not known and do not end in time."""
     strangers = [thread for thread in threading.enumerate() if thread not in known]
-    deadline = time.monotonic() + seconds
-    for thread in strangers:
-        thread.join(max(deadline - time.monotonic(), 0.0))
-    return [thread.name for thread in strangers if thread.is_alive()]
+    return [thread.name for thread in still_alive(strangers, seconds)]
 
 
 def _raw_threads(before: frozenset[int]) -> list[str]:

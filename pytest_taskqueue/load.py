@@ -1,17 +1,18 @@
-"""Client threads under a closed loop: each submits, waits for the result, and submits again."""
+"""Client threads. Under a closed loop each submits, waits for the result, and submits again; under a plan each sends
+its tasks when their moments come.
+"""
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
 import time
 from array import array
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytest_taskqueue.hangs import still_alive
 from pytest_taskqueue.subjects import Subject
 from taskqueue_core import Task
 
@@ -76,21 +77,6 @@ Look = Callable[[Task, Any], str | None]
 """Looks at a finished task's output at once: what is wrong with it, or None."""
 
 
-def ceiling(clients: int, task: Callable[[int, int], Task], window: float) -> float:
-    """Tasks per second that so many clients do over a queue that does nothing: what the load costs itself."""
-    echo = _Echo()
-    try:
-        log = ClosedLoop(echo, clients, task, _no_look, seed=0).run(window)
-    finally:
-        echo.close(MARGIN)
-    finished = sum(log.opens <= end <= log.closes for client in log.clients for end in client.ends)
-    return finished / (log.closes - log.opens)
-
-
-def _no_look(task: Task, value: Any) -> None:  # noqa: ARG001
-    return None
-
-
 def patience(end: float) -> float:
     """For how many seconds anything is waited for: PATIENCE, and less as the clock comes to `end`."""
     return min(PATIENCE, max(LEAST_PATIENCE, end - clock()))
@@ -124,6 +110,7 @@ class ClosedLoop:
         self._last = _Countdown(clients)
         self._stop = threading.Event()
         self._closes = float("inf")
+        self._due: Callable[[int, int], float] | None = None
 
     def run(self, window: float) -> LoadLog:
         """Load the subject and measure for `window` seconds.
@@ -170,6 +157,15 @@ class ClosedLoop:
         closes = max((log.ends[-1] for log in self._logs if log.ends), default=clock())
         return LoadLog(opens, closes, self._logs, time.process_time() - cpu, (), hung)
 
+    def run_plan(self, plan: Sequence[Sequence[float]]) -> LoadLog:
+        """An open loop: client c sends its task k `plan[c][k]` seconds from now, however slow the queue is, and the
+        latency counts from then; a task that had to wait for its client waited, too (the correction for coordinated
+        omission of Gil Tene's wrk2).
+        """
+        begun = clock()
+        self._due = lambda client, k: begun + plan[client][k]
+        return replace(self.run_each(lambda client: len(plan[client])), opens=begun, planned=True)
+
     def _finished(self) -> int:
         return sum(len(log.ends) for log in self._logs)
 
@@ -207,9 +203,13 @@ class ClosedLoop:
             self._ramp.count(number)
             self._last.count(number)
 
-    def _begin(self, number: int, k: int) -> float:  # noqa: ARG002
-        """The moment from which the latency of a client's next task counts: now."""
-        return clock()
+    def _begin(self, number: int, k: int) -> float:
+        """From when the latency of a client's next task counts: now, or the planned moment, when it has come."""
+        if self._due is None:
+            return clock()
+        moment = self._due(number, k)
+        self._wait_until(moment)
+        return moment
 
     def _one(self, number: int, k: int, rng: random.Random) -> bool:
         """Submit one task and wait for its result; False when the client must give up."""
@@ -295,36 +295,6 @@ class _Countdown:
         return self._open.wait(timeout)
 
 
-def _join(threads: list[threading.Thread], seconds: float) -> tuple[str, ...]:
-    """Wait for threads, for all of them together at most so long; the names of those that hang."""
-    deadline = clock() + seconds
-    for thread in threads:
-        thread.join(max(deadline - clock(), 0.0))
-    return tuple(thread.name for thread in threads if thread.is_alive())
-
-
-class _Echo:
-    """A queue that does nothing: one thread gives every task its number back. No measurement can be
-    faster than the clients are over it.
-    """
-
-    def __init__(self) -> None:
-        self._tasks: queue.Queue[tuple[Task, Future[Any]] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="tq-echo", daemon=True)
-        self._thread.start()
-
-    def submit(self, task: Task) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._tasks.put((task, future))
-        return future
-
-    def join(self, timeout: float) -> bool:  # noqa: ARG002
-        return True
-
-    def close(self, timeout: float) -> None:
-        self._tasks.put(None)
-        self._thread.join(timeout)
-
-    def _work(self) -> None:
-        while (given := self._tasks.get()) is not None:
-            given[1].set_result(None)
+def _join(threads: Sequence[threading.Thread], seconds: float) -> tuple[str, ...]:
+    """Wait for threads; the names of those that hang."""
+    return tuple(thread.name for thread in still_alive(threads, seconds))

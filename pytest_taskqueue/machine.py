@@ -23,10 +23,20 @@ def machine() -> dict[str, str | int | float | bool]:
     }
 
 
-def load() -> float | None:
+def load_average() -> float | None:
     """How many threads of all programs wanted a core, on average of the last minute; None where nobody counts them."""
     average = getattr(os, "getloadavg", None)
     return round(average()[0], 2) if average is not None else None
+
+
+def resident_mb() -> float | None:
+    """Memory of this process in MiB; None where the system does not tell it cheaply (only Linux does)."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no path of ours
+            pages = int(file.read().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _version(distribution: str) -> str:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Collection, Generator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register fixtures and marker; under --tq-compare check the options and put the comparison into the run."""
     from pytest_taskqueue import fixtures
+    from pytest_taskqueue.progress import Progress
 
     config.pluginmanager.register(fixtures, "taskqueue-fixtures")
     config.addinivalue_line(
@@ -54,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "(clients=20, optimized='new.py:New'); the test runs when the verdict is PASS, and fails, skips or errs else",
     )
     config.stash[THREADS] = frozenset(threading.enumerate())
-    config.pluginmanager.register(_Progress(config), PROGRESS)
+    config.pluginmanager.register(Progress(config), PROGRESS)
     if not config.option.tq_compare or hasattr(config, "workerinput"):
         return
     from pytest_taskqueue.campaign import Campaign
@@ -113,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A marked test is compared before it is run."""
     if item.get_closest_marker(MARKER) is not None and isinstance(item, pytest.Function):
-        item.fixturenames.insert(0, "tq_comparison")
+        item.fixturenames.insert(0, "tq_comparison")  # first: nothing else is set up while two queues are measured
         try:
             budget = settings(item.config, item.get_closest_marker(MARKER)).budget
         except pytest.UsageError as error:
@@ -169,7 +168,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if CAMPAIGN not in config.stash:
         return
-    if session.exitstatus == pytest.ExitCode.OK and _open(config):
+    if session.exitstatus == pytest.ExitCode.OK and _unpassed(config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     config.stash[STATUS] = int(session.exitstatus)
 
@@ -189,7 +188,7 @@ def _is_program() -> bool:
     return main.stem in ("pytest", "py.test") or main.parent.name == "pytest"
 
 
-def _open(config: pytest.Config) -> list[str]:
+def _unpassed(config: pytest.Config) -> list[str]:
     """The comparisons that are no PASS: of those asked for, one may have been deselected."""
     campaign = config.stash[CAMPAIGN]
     verdicts = {result.clients: result.verdict for result in campaign.results()}
@@ -240,46 +239,10 @@ def _summarize(terminalreporter: pytest.TerminalReporter, exitstatus: int, confi
         files = [path for path in campaign.files[result.clients] if path.name != "latest.json"]
         if terminalreporter.verbosity >= 0 and files:
             terminalreporter.write_line("report: " + "  ".join(_short(path, config) for path in files))
-    if exitstatus == pytest.ExitCode.OK and (undecided := _open(config)):
+    if exitstatus == pytest.ExitCode.OK and (undecided := _unpassed(config)):
         terminalreporter.write_line(f"exit status {int(pytest.ExitCode.TESTS_FAILED)}: {', '.join(undecided)}")
 
 
 def _short(path: Path, config: pytest.Config) -> str:
     here = config.invocation_params.dir
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-class _Progress:
-    """Tells of each slot as it ends: plain lines with -v, one line that rewrites itself on a terminal, else nothing."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._rewriting = False
-
-    def __call__(self, standing: Standing) -> None:
-        """Show the last slot."""
-        from pytest_taskqueue import report
-
-        terminal = self._config.pluginmanager.getplugin("terminalreporter")
-        if terminal is None or terminal.verbosity < 0 or not (terminal.isatty or terminal.verbosity > 0):
-            return
-        line = report.progress_line(standing)
-        capture = self._config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
-            if not self._rewriting:
-                terminal.ensure_newline()
-            if terminal.verbosity > 0 or standing.plan:
-                if self._rewriting:
-                    terminal.rewrite("", erase=True)
-                    terminal.write("\r")
-                terminal.write_line(line)
-            else:
-                terminal.rewrite(line.strip()[: shutil.get_terminal_size().columns - 1], erase=True)
-                self._rewriting = True
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """The comparison is over: its last line stays, the dots get one of their own."""
-        if self._rewriting:
-            self._rewriting = False
-            self._config.pluginmanager.getplugin("terminalreporter").write_fspath_result(report.nodeid, "")

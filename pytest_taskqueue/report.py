@@ -11,6 +11,7 @@ from textwrap import wrap
 
 from pytest_taskqueue.results import ARMS, ComparisonResult, Figures, SlotResult, Standing
 from pytest_taskqueue.verdict import LOOKS, GateResult, Verdict, bounds, figure, measured, provable, reason
+from pytest_taskqueue.wording import count
 
 _LATENCIES = ("mean_s", "p50_s", "p95_s", "p99_s", "max_s")
 _MOST_PROBLEMS = 12
@@ -51,7 +52,7 @@ def table(result: ComparisonResult) -> list[str]:
 def progress_line(standing: Standing) -> str:
     """One line on the slot that has just ended, the first gate as it stands, and how far it is."""
     if standing.plan:
-        bought = f"the budget of {standing.budget_s:g} s buys about {standing.most} pairs"
+        bought = f"the budget of {standing.budget_s:g} s buys about {count(standing.most, 'pair')}"
         return f"  window {standing.window_s:.2g} s; {bought}"
     last, at = standing.slot, f"{_clock(standing.elapsed_s)}/{_clock(standing.budget_s)}"
     place = f"pair {last.pair}/{standing.most}" if last.pair else "warm-up"
@@ -180,8 +181,7 @@ def _noise_lines(result: ComparisonResult) -> list[str]:
     pairs = min(result.most_pairs, LOOKS[-1])
     ratios = [(gate.gate, provable(gate.gate, noise.spread, pairs)) for gate in result.gates if not _aa(result)]
     proofs = [f"{gate.metric} x{figure(ratio)}" for gate, ratio in ratios if ratio is not None]
-    slots = "pair of slots" if noise.repeats == 1 else "pairs of slots"
-    floor = f"the same arm against itself +-{_percent(noise.floor)} ({noise.repeats} neighbouring {slots})"
+    floor = f"the same arm against itself +-{_percent(noise.floor)} ({count(noise.repeats, 'block')})"
     lines = [f"noise floor: {floor}, ratios of pairs +-{_percent(noise.spread)}"]
     if proofs:
         lines.append(f"this budget could prove {', '.join(proofs)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import tempfile
 import threading
 from collections import Counter
@@ -14,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_taskqueue import integrity
+from pytest_taskqueue.ceiling import ceiling
 from pytest_taskqueue.config import CompareConfig
 from pytest_taskqueue.figures import Measured, combine, measure
 from pytest_taskqueue.hangs import Hand, Hang, stacks
 from pytest_taskqueue.leftovers import Before, leftovers
-from pytest_taskqueue.load import ClosedLoop, LoadLog, Look, ceiling, patience
+from pytest_taskqueue.load import ClosedLoop, LoadLog, Look, patience
+from pytest_taskqueue.machine import resident_mb
 from pytest_taskqueue.results import SlotResult
 from pytest_taskqueue.subjects import Setup, Subject, SubjectFactory, Tally
 from pytest_taskqueue.workloads import Workload
@@ -27,14 +28,14 @@ from taskqueue_core import Task
 CLOSE_TIMEOUT = 10.0
 """Seconds that a subject has for closing."""
 
+OVERTIME = 0.5
+"""Seconds beyond that after which it counts as hanging."""
+
 END_TIMEOUT = 1.0
-"""Seconds that its threads have for ending after that."""
+"""Seconds that its threads have for ending once it is closed."""
 
 HOPELESS = 0.5
-"""The same for one that hangs already."""
-
-MARGIN = 0.5
-"""Seconds beyond the timeout it was given after which a subject counts as hanging."""
+"""Seconds for anything more from a subject that hangs already: a call, its close, the end of its threads."""
 
 CEILING_WINDOW, CEILING_TRIES = 0.1, 3
 """Seconds for which the clients are measured alone, and how often: the best counts, another program may only hinder."""
@@ -79,7 +80,6 @@ class SlotRunner:
         *,
         pair: int = 0,
         end: float = float("inf"),
-        loop: type[ClosedLoop] = ClosedLoop,
     ) -> Slot:
         """Open a subject, drive the load over it, close it, check all it did. Raises SubjectError.
 
@@ -92,7 +92,7 @@ class SlotRunner:
         # The folder stays until the comparison is over: some file systems (ext4 without a journal, for one) make new
         # files several times dearer for a while after many were deleted, and the next slot would pay for this one.
         run = _Run(self._workload, self._config, self._clients, arm, folder, end)
-        log, worked, problems = run.load(factory, drive, loop)
+        log, worked, problems = run.load(factory, drive)
         hung = run.stacks
         del run  # and with it the queue, whose memory is not to be counted as growth
         gc.collect()
@@ -138,16 +138,14 @@ class _Run:
         self._hand = self._new_hand()  # whatever the subject does alone, it does in one thread, which may hang
         self.stacks: tuple[str, ...] = ()
 
-    def load(
-        self, factory: SubjectFactory, drive: Drive, loop: type[ClosedLoop]
-    ) -> tuple[LoadLog, Counter[str], list[str]]:
+    def load(self, factory: SubjectFactory, drive: Drive) -> tuple[LoadLog, Counter[str], list[str]]:
         """What the clients saw, how often each task was worked on, and every reason to call the slot invalid."""
         try:
             subject = self._open(factory)
             look = self._look(subject)
             try:
                 with _blaming(f"{self._arm} broke under load"):
-                    log = drive(self._loop(subject, look, loop))
+                    log = drive(self._loop(subject, look))
                 self._note_hangs(log)
             finally:
                 report = self._close(subject)
@@ -161,7 +159,7 @@ class _Run:
         finally:
             self._hand.end()
         hung = [thread for thread in threading.enumerate() if thread.name in log.hung]
-        seconds = MARGIN if self.stacks else END_TIMEOUT
+        seconds = HOPELESS if self.stacks else END_TIMEOUT
         left = leftovers(self._before, [*hung, *self._hands], self._folder, report, seconds=seconds)
         spanned = integrity.span_problems(log, self._workload.task, spans, self._config.workers)
         return log, worked, [*problems, *spanned, *left]
@@ -192,7 +190,7 @@ class _Run:
         timeout = HOPELESS if self.stacks else min(CLOSE_TIMEOUT, patience(self._end))
         with _blaming(f"{self._arm} could not be closed"):
             try:
-                return self._hand.call(lambda: subject.close(timeout), timeout + MARGIN)
+                return self._hand.call(lambda: subject.close(timeout), timeout + OVERTIME)
             except Hang:
                 if not self.stacks:
                     raise
@@ -214,8 +212,8 @@ class _Run:
             strangers = [thread for thread in threading.enumerate() if thread not in known]
             self.stacks = tuple(stacks(sorted(strangers, key=lambda thread: thread.name not in log.hung)))
 
-    def _loop(self, subject: Subject, look: Look, loop: type[ClosedLoop]) -> ClosedLoop:
-        return loop(subject, self._clients, self._workload.task, look, seed=self._config.seed, end=self._end)
+    def _loop(self, subject: Subject, look: Look) -> ClosedLoop:
+        return ClosedLoop(subject, self._clients, self._workload.task, look, seed=self._config.seed, end=self._end)
 
     def _look(self, subject: Subject) -> Look:
         images = self._workload.images(self._folder)
@@ -244,16 +242,6 @@ def _blaming(what: str) -> Iterator[None]:
         raise SubjectError(f"{what}: {hang}", hang.stacks) from None
     except Exception as error:
         raise SubjectError(f"{what}: {type(error).__name__}: {error}") from error
-
-
-def resident_mb() -> float | None:
-    """Memory of this process in MiB; None where the system does not tell it cheaply (only Linux does)."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no path of ours
-            pages = int(file.read().split()[1])
-    except OSError:
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _difference(after: float | None, before: float | None) -> float | None:

@@ -14,6 +14,7 @@ from helpers import until
 from toys import LONG
 
 from pytest_taskqueue import load
+from pytest_taskqueue.ceiling import ceiling
 from pytest_taskqueue.load import ClosedLoop
 from taskqueue_core import Task
 
@@ -363,7 +364,7 @@ def test_no_depth_is_asked_for_in_the_ramp() -> None:
 
 def test_the_ceiling_is_what_the_clients_do_alone() -> None:
     """More than over any queue; its threads end."""
-    assert load.ceiling(2, task, 0.05) > 0
+    assert ceiling(2, task, 0.05) > 0
     until(lambda: not ours())
 
 

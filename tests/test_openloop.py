@@ -15,7 +15,8 @@ from helpers import until
 from pytest_taskqueue import comparison, export, integrity, report
 from pytest_taskqueue.comparison import Comparison
 from pytest_taskqueue.config import ConfigError, resolve
-from pytest_taskqueue.openloop import OpenLoop, following, poisson_plan
+from pytest_taskqueue.load import ClosedLoop
+from pytest_taskqueue.openloop import poisson_plan
 from pytest_taskqueue.results import ComparisonResult
 from pytest_taskqueue.subjects import find_subject
 from pytest_taskqueue.verdict import Verdict
@@ -48,8 +49,8 @@ class Subject:
         pass
 
 
-def open_loop(subject: Subject, clients: int) -> OpenLoop:
-    return OpenLoop(subject, clients, task, lambda task, value: None, seed=7)
+def open_loop(subject: Subject, clients: int) -> ClosedLoop:
+    return ClosedLoop(subject, clients, task, lambda task, value: None, seed=7)
 
 
 # --- the plan
@@ -84,7 +85,7 @@ def test_even_the_shortest_plan_has_a_task() -> None:
 def test_every_task_of_the_plan_is_sent_once_and_counts_from_its_moment() -> None:
     plan = poisson_plan(400.0, 0.1, 3, seed=7)
     subject = Subject()
-    log = following(plan)(open_loop(subject, 3))
+    log = open_loop(subject, 3).run_plan(plan)
     assert sorted(subject.done) == sorted(f"{c}/{k}" for c, moments in enumerate(plan) for k in range(len(moments)))
     for client, moments in zip(log.clients, plan, strict=True):
         assert [start - log.opens for start in client.starts] == pytest.approx(list(moments))
@@ -95,7 +96,7 @@ def test_every_task_of_the_plan_is_sent_once_and_counts_from_its_moment() -> Non
 def test_a_task_that_waited_for_its_client_waited() -> None:
     """While client 0 is held up its later moments pass; their latencies hold that wait."""
     plan = poisson_plan(400.0, 0.1, 2, seed=7)
-    log = following(plan)(open_loop(Subject(others=len(plan[1])), 2))
+    log = open_loop(Subject(others=len(plan[1])), 2).run_plan(plan)
     held = log.clients[0]
     passed = [k for k, start in enumerate(held.starts) if k and start < held.ends[0]]
     assert passed
@@ -103,7 +104,7 @@ def test_a_task_that_waited_for_its_client_waited() -> None:
 
 
 def test_idle_and_late_clients_are_no_reason_to_distrust_the_clock() -> None:
-    log = following(poisson_plan(200.0, 0.1, 2, seed=7))(open_loop(Subject(), 2))
+    log = open_loop(Subject(), 2).run_plan(poisson_plan(200.0, 0.1, 2, seed=7))
     worked = Counter(task(c, k).key for c, client in enumerate(log.clients) for k in range(len(client.ends)))
     assert list(integrity.problems(log, task, worked, lambda task, value: None)) == []
     assert list(integrity.warnings(log)) == []

@@ -29,7 +29,7 @@ SPEED = [Gate("throughput", ">=", 2.0)]
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else is at work on this machine."""
-    monkeypatch.setattr(comparison, "load", lambda: 0.0)
+    monkeypatch.setattr(comparison, "load_average", lambda: 0.0)
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Queues:
     factories: list[Any] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     told: list[Standing] = field(default_factory=list)
+    watched: bool = True
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -90,7 +91,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.setattr(comparison.SlotRunner, "run", lambda _, *args, **more: queues.run(*args, **more))
         monkeypatch.setattr(comparison.SlotRunner, "ceiling", lambda runner, window: queues.ceiling)
         config = resolve({"workload": "noop", "slot": "1", **options}, {}, {}.get)
-        return Comparison(config, 5, progress=queues.told.append).run()
+        return Comparison(config, 5, progress=queues.told.append if queues.watched else None).run()
 
     return run
 
@@ -286,16 +287,14 @@ def test_the_noise_lines_tell_the_floor_what_could_be_proved_and_how_the_machine
     """Provable is what the looks within the budget allow: of 10 pairs that is the one at 8, +-1.506 x 5.2 %."""
     made = replace(run(Queues()), arms={}, ceiling=None, most_pairs=10, noise=NOISE)
     floor, proof, drift, _ = table(made)
-    assert floor == (
-        "noise floor: the same arm against itself +-2.1 % (2 neighbouring pairs of slots), ratios of pairs +-5.2 %"
-    )
+    assert floor == "noise floor: the same arm against itself +-2.1 % (2 blocks), ratios of pairs +-5.2 %"
     assert proof == "this budget could prove throughput x2.16, p95 x0.55"
     assert drift == (
         "drift: both arms 3.1 % slower in the second half, ratio -1.2 % where the baseline went first, "
         "correlation of neighbouring pairs +0.25"
     )
     few = replace(made, most_pairs=4, noise=replace(NOISE, repeats=1, drift=None, order=None, correlation=None))
-    assert table(few)[:-1] == [floor.replace("2 neighbouring pairs", "1 neighbouring pair")]
+    assert table(few)[:-1] == [floor.replace("2 blocks", "1 block")]
     assert "both arms 20 % faster" in table(replace(made, noise=replace(NOISE, drift=0.2)))[2]
     for unknown in ({"floor": None}, {"spread": None}):
         assert len(table(replace(made, noise=replace(NOISE, **unknown)))) == 1
@@ -353,7 +352,7 @@ def test_a_limit_for_each_slot_is_judged_by_the_worst(run: Run) -> None:
 def test_a_gate_on_what_is_not_known_here_is_invalid_after_the_warm_up(run: Run) -> None:
     result = run(Queues(memory=None), gate="throughput>=2x,rss<=20MB")
     assert (result.verdict, result.gates, len(result.slots)) == (Verdict.INVALID, (), 2)
-    assert result.reason == "gate rss<=20MB: rss of the optimized arm is None, it is not known here"
+    assert result.reason == "gate rss<=20MB: rss of the optimized arm is not known here (None): leave the gate out"
     assert run(Queues(memory=1.0), gate="rss<=20MB").verdict is Verdict.PASS
 
 
@@ -366,3 +365,10 @@ def test_a_slot_that_is_wrong_ends_it_with_its_stacks_and_without_gates(run: Run
     assert result.stacks == ("thread w: somewhere",)
     assert "thread w: somewhere" in failure_text(result)
     assert to_dict(result)["stacks"] == ["thread w: somewhere"]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_number_of_pairs_is_the_same_whoever_watches(run: Run, watched: bool) -> None:
+    """It stands in the result, and what the budget could prove follows from it."""
+    queues = Queues(speed=2.0, jitter=0.2, seconds=lambda index: 10.0, watched=watched)
+    assert run(queues, gate="throughput>=2x", budget="300").most_pairs == 14

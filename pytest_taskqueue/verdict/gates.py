@@ -78,7 +78,9 @@ class Gate:
             raise ValueError(f"{self.metric} is given in {' or '.join(map(repr, units))}, not in {self.unit!r}")
         least = 0.0 if self.of_each_slot else math.ulp(0.0)
         if not least <= self.bound < math.inf:
-            raise ValueError(f"the bound must be finite and above 0, not {self.bound!r}")
+            raise ValueError(
+                f"the bound must be finite and {'at least' if self.of_each_slot else 'above'} 0, not {self.bound!r}"
+            )
 
     def __str__(self) -> str:
         return f"{self.metric}{self.op}{repr(self.bound).removesuffix('.0')}{self.unit}"
@@ -131,17 +133,11 @@ class Gate:
 
     def _figure(self, pair: Pair, arm: str) -> float:
         value = getattr(pair, arm).get(self.metric)
-        known = value is not None and math.isfinite(value)
-        if not known or (value <= 0 and not self.of_each_slot):
-            raise UnjudgeableError(
-                f"gate {self}: {self.metric} of the {arm} arm is {value!r}"
-                + ("" if known else ", it is not known here")
-                + (
-                    ": nothing finished in the window, longer ones (--tq-slot) may do"
-                    if self.metric == "throughput" and value == 0
-                    else ""
-                )
-            )
+        where = f"gate {self}: {self.metric} of the {arm} arm is"
+        if value is None or not math.isfinite(value):
+            raise UnjudgeableError(f"{where} not known here ({value!r}): leave the gate out")
+        if value <= 0 and not self.of_each_slot:
+            raise UnjudgeableError(f"{where} {value!r} in a slot: a longer window (--tq-slot) may show more")
         return float(value)
 
 

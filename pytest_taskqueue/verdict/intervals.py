@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from statistics import NormalDist
+from statistics import NormalDist, fmean, median
 
 from pytest_taskqueue.verdict.values import Interval
 
@@ -33,7 +33,7 @@ def interval(sample: Sequence[float], tail: float) -> Interval:
 
 def t_interval(sample: Sequence[float], tail: float) -> Interval:
     """Student's t interval of the mean."""
-    middle = mean(sample)
+    middle = fmean(sample)
     half = t_quantile(1 - tail, len(sample) - 1) * deviation(sample) / math.sqrt(len(sample))
     return Interval(middle, middle - half, middle + half)
 
@@ -43,7 +43,7 @@ def rank_interval(sample: Sequence[float], tail: float) -> Interval:
     (Hollander and Wolfe, Nonparametric Statistical Methods, 3.3). Infinite where the sample is too small for `tail`.
     """
     walsh = sorted((x + y) / 2 for i, x in enumerate(sample) for y in sample[i:])
-    middle = (walsh[(len(walsh) - 1) // 2] + walsh[len(walsh) // 2]) / 2
+    middle = median(walsh)
     cut = signed_rank_cut(len(sample), tail)
     return Interval(middle, -math.inf, math.inf) if cut == 0 else Interval(middle, walsh[cut - 1], walsh[-cut])
 
@@ -90,12 +90,9 @@ def t_cdf(t: float, df: int) -> float:
     return 0.5 + ((angle + area) / math.pi if odd else area / 2)
 
 
-def mean(sample: Sequence[float]) -> float:
-    return math.fsum(sample) / len(sample)
-
-
 def deviation(sample: Sequence[float]) -> float:
-    middle = mean(sample)
+    """Sample standard deviation; statistics.stdev is exact, and 25 times slower."""
+    middle = fmean(sample)
     return math.sqrt(math.fsum((value - middle) ** 2 for value in sample) / (len(sample) - 1))
 
 
@@ -105,7 +102,7 @@ def pairs_needed(sample: Sequence[float], edge: float) -> int | None:
     Up to the last look those of the look; beyond, what the last look's tail would take: Guenther's sample size for a
     t interval (The American Statistician 35, 1981), z^2 s^2 / d^2 + z^2 / 2.
     """
-    distance, spread = abs(mean(sample) - edge), deviation(sample)
+    distance, spread = abs(fmean(sample) - edge), deviation(sample)
     for look in LOOKS:
         if look > len(sample) and half_width(look, spread) <= distance:
             return look

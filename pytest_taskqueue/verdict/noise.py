@@ -6,9 +6,10 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from pytest_taskqueue.verdict.gates import METRICS, Gate
-from pytest_taskqueue.verdict.intervals import LOOKS, deviation, half_width, mean
+from pytest_taskqueue.verdict.intervals import LOOKS, deviation, half_width
 from pytest_taskqueue.verdict.values import Pair
 
 SIGNIFICANT = 3.0
@@ -54,7 +55,7 @@ def noise(pairs: Sequence[Pair], metric: str) -> Noise:
     floor = [_repeat(*block, metric) for block in blocks if block[0].baseline_first != block[1].baseline_first]
     order, error = _order(pairs, ratios)
     return Noise(
-        floor=math.sqrt(mean([value * value for value in floor])) if floor else None,
+        floor=math.sqrt(fmean([value * value for value in floor])) if floor else None,
         repeats=len(floor),
         spread=deviation(ratios) if len(ratios) > 1 else None,
         drift=_drift(pairs, metric),
@@ -84,7 +85,7 @@ def _drift(pairs: Sequence[Pair], metric: str) -> float | None:
         return None
     speed = [math.log(_figure(pair.baseline, metric)) + math.log(_figure(pair.optimized, metric)) for pair in pairs]
     half = len(pairs) // 2
-    return math.expm1((mean(speed[-half:]) - mean(speed[:half])) / 2)
+    return math.expm1((fmean(speed[-half:]) - fmean(speed[:half])) / 2)
 
 
 def _order(pairs: Sequence[Pair], ratios: Sequence[float]) -> tuple[float | None, float | None]:
@@ -94,13 +95,13 @@ def _order(pairs: Sequence[Pair], ratios: Sequence[float]) -> tuple[float | None
     if min(len(first), len(second)) < 3:
         return None, None
     error = math.sqrt(deviation(first) ** 2 / len(first) + deviation(second) ** 2 / len(second))
-    return math.expm1(mean(first) - mean(second)), error
+    return math.expm1(fmean(first) - fmean(second)), error
 
 
 def _correlation(ratios: Sequence[float]) -> float | None:
     if len(ratios) < 8:
         return None
-    middle = mean(ratios)
+    middle = fmean(ratios)
     around = [ratio - middle for ratio in ratios]
     power = math.fsum(value * value for value in around)
     return math.fsum(a * b for a, b in itertools.pairwise(around)) / power if power else None

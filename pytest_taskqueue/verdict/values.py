@@ -21,11 +21,6 @@ class Verdict(Enum):
         return list(Verdict).index(self)
 
     @property
-    def undecided(self) -> bool:
-        """Neither shown nor missed."""
-        return self is Verdict.INCONCLUSIVE
-
-    @property
     def exit_status(self) -> int:
         """The status a script ends with; 2 is left for usage errors."""
         return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3, Verdict.INVALID: 4}[self]

@@ -14,7 +14,7 @@ from functools import partial
 from queue import Queue
 from time import perf_counter
 
-from pytest_taskqueue.load import ceiling
+from pytest_taskqueue.ceiling import ceiling
 from pytest_taskqueue.workloads import Noop
 from tests.benchmarks.measurement import Figures, Setting, main
 
