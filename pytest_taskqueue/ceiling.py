@@ -42,9 +42,6 @@ class _Echo:
         self._tasks.put((task, future))
         return future
 
-    def join(self, timeout: float) -> bool:  # noqa: ARG002
-        return True
-
     def close(self, timeout: float) -> None:
         self._tasks.put(None)
         self._thread.join(timeout)

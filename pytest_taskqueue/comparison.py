@@ -93,7 +93,7 @@ class Comparison:
         created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         with tempfile.TemporaryDirectory(prefix="taskqueue-", ignore_cleanup_errors=True) as directory:
             try:
-                runner = SlotRunner(self._workload, self._config, self._clients, Path(directory))
+                runner = SlotRunner(self._workload, self._config, self._clients, Path(directory).resolve())
                 judgement = self._judge(runner)
                 if judgement.verdict is not Verdict.INVALID and self._config.rate is not None:
                     judgement = self._open_loop(runner, self._config.rate) or judgement
@@ -147,7 +147,9 @@ class Comparison:
 
     def _measure(self, runner: SlotRunner, arm: str, *, pair: int) -> Judgement | None:
         """Run one slot; a judgement only when it is invalid."""
-        slot = runner.run(arm, self._factories[arm], lambda load: load.run(self._window), pair=pair, end=self._end)
+        slot = runner.run(
+            arm, self._factories[arm], lambda load: load.run(self._window), pair=pair, end=self._slot_end()
+        )
         self._slots.append(slot)
         if slot.result.problems:
             self._stacks = slot.stacks
@@ -156,6 +158,11 @@ class Comparison:
             self._pairs.append(self._pair(self._slots[-2], slot))
         self._tell()
         return None
+
+    def _slot_end(self) -> float:
+        """When patience with a slot ends: with the budget, but a pair that was begun may be as slow as the others."""
+        slowest = max((slot.result.figures.p99_s for slot in self._slots), default=0.0)
+        return max(self._end, clock() + self._window + 3 * slowest) if 0 < slowest < LONGEST_WINDOW else self._end
 
     def _pair(self, first: Slot, second: Slot) -> Pair:
         """Two neighbouring slots, whichever arm came first. Raises UnjudgeableError when a gate cannot judge them."""
@@ -233,6 +240,8 @@ class Comparison:
         figures = {}
         for arm in ARMS:
             slot = runner.run(arm, self._factories[arm], lambda load: load.run_plan(plan), end=self._end)
+            if clock() > self._end:
+                return None
             if slot.result.problems:
                 self._stacks = slot.stacks
                 return Judgement(Verdict.INVALID, f"{arm}: {slot.result.problems[0]} (open loop)", ())

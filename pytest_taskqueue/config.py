@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # read in every pytest run, so it loads no more than it must
 DEFAULT_GATES = ("throughput>=2x", "p95<=0.6x")
 """Twice the throughput, and at most 60 % of the P95 latency."""
 
+LONGEST = 1e6
+"""Seconds that a time may have: more is a slip of the pen."""
+
 FLAG_PREFIX = "--tq-"
 ENV_PREFIX = "PYTEST_TQ_"
 INI_PREFIX = "tq_"
@@ -178,8 +181,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise ValueError("expected a number of seconds above 0")
+    if not 0 < seconds <= LONGEST:
+        raise ValueError(f"expected a number of seconds above 0, at most {LONGEST:,.0f}")
     return seconds
 
 

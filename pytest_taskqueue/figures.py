@@ -76,7 +76,7 @@ def combine(slots: Sequence[Measured]) -> Figures:
         depth_max=max(depths, default=None),
         cpu_s_per_task=sum(slot.cpu_s for slot in slots) / finished if finished else math.nan,
         longest_gap_s=max(slot.longest_gap_s for slot in slots),
-        rss_growth_mb=math.fsum(growth) if growth else None,
+        rss_growth_mb=max(growth, default=None),
     )
 
 

@@ -171,6 +171,7 @@ def tq_comparison(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -
     if problem:
         pytest.fail(problem, pytrace=False)
     result = judging.measure(campaign, *config.clients)
+    pytestconfig.stash[plugin.MARKED].append((request.node.nodeid, result, campaign.files[result.clients]))
     if result.verdict is Verdict.INVALID:
         pytest.fail(report.failure_text(result), pytrace=False)
     return result

@@ -63,8 +63,10 @@ class Hand:
             what, outcome = given
             try:
                 outcome.set_result(what())
-            except BaseException as error:  # noqa: BLE001 - whoever asked for the call raises it
+            except Exception as error:  # noqa: BLE001 - whoever asked for the call raises it
                 outcome.set_exception(error)
+            except BaseException as error:  # noqa: BLE001 - what would end a thread or a program ends nothing here
+                outcome.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def stacks(threads: Iterable[threading.Thread]) -> list[str]:
@@ -90,9 +92,9 @@ def _calls(frame: FrameType) -> str:
 def still_alive(threads: Iterable[threading.Thread], seconds: float) -> list[threading.Thread]:
     """Wait for threads, for all of them together at most so long; those that have not ended."""
     threads, deadline = list(threads), time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(deadline - time.monotonic(), 0.0))
-    return [thread for thread in threads if thread.is_alive()]
+    for thread in threads:  # by threading's own methods: a thread of the queue's own kind may have others
+        threading.Thread.join(thread, max(deadline - time.monotonic(), 0.0))
+    return [thread for thread in threads if threading.Thread.is_alive(thread)]
 
 
 def watch_exit(status: int, before: Collection[threading.Thread]) -> None:
@@ -101,7 +103,8 @@ def watch_exit(status: int, before: Collection[threading.Thread]) -> None:
     were there `before` the run are not ours to end: pytest.main may have been called by a program that goes on.
     """
     here = {*before, threading.current_thread()}
-    if kept := [thread for thread in threading.enumerate() if thread not in here]:
+    kept = [thread for thread in threading.enumerate() if thread not in here]
+    if kept:
         threading.Thread(target=_leave, args=(status, kept), name="tq-exit", daemon=True).start()
 
 

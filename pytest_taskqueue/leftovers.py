@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,13 @@ class Before:
     threads: Sequence[threading.Thread]
     idents: frozenset[int]
     children: frozenset[int]
+    settings: Mapping[str, object]
 
     @staticmethod
     def now() -> Before:
-        """Look around."""
-        return Before(threading.enumerate(), frozenset(sys._current_frames()), frozenset(_children()))
+        """What there is now."""
+        idents = frozenset(sys._current_frames())
+        return Before(threading.enumerate(), idents, frozenset(_children()), _settings())
 
 
 def leftovers(
@@ -44,7 +47,10 @@ def leftovers(
     yield from named("file", "still open after close", _open_files(directory))
     yield from named("temporary file", "left behind", _unfinished_files(directory))
     yield from _unfinished_rows(directory)
-    if waiting := getattr(report, "waiting", 0):
+    changed = [name for name, value in _settings().items() if value != before.settings[name]]
+    yield from named("setting", "of the process not put back", changed)
+    waiting = getattr(report, "waiting", 0)
+    if isinstance(waiting, int) and waiting:
         yield f"{count(waiting, 'task')} still waiting after close"
     elif not getattr(report, "drained", True):
         yield "tasks still running after close"
@@ -81,6 +87,21 @@ def _open_files(directory: Path) -> list[str]:
     return found
 
 
+def _settings() -> dict[str, object]:
+    """What a queue could change for everybody, and so for the other arm."""
+    try:
+        folder = str(Path.cwd())
+    except OSError:
+        folder = ""
+    return {
+        "garbage collection": (gc.isenabled(), gc.get_threshold()),
+        "switch interval": sys.getswitchinterval(),
+        "trace function": (threading.gettrace(), threading.getprofile()),
+        "stack size": threading.stack_size(),
+        "working directory": folder,
+    }
+
+
 def _unfinished_files(directory: Path) -> list[str]:
     return [path.name for path in directory.rglob("*") if path.name.startswith(".tq-") or path.suffix in UNFINISHED]
 
@@ -99,5 +120,6 @@ def _unfinished_rows(directory: Path) -> Iterable[str]:
 def _is_sqlite(path: Path) -> bool:
     if not path.is_file():
         return False
-    with path.open("rb") as file:
+    with suppress(OSError), path.open("rb") as file:
         return file.read(16) == b"SQLite format 3\0"
+    return False

@@ -9,7 +9,9 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Any
 
 from pytest_taskqueue.hangs import still_alive
@@ -146,7 +148,7 @@ class ClosedLoop:
     def run_each(self, count: Callable[[int], int]) -> LoadLog:
         """The same with a number of tasks for each client."""
         cpu, begun = time.process_time(), clock()
-        threads = self._start(lambda number, k: self._stop.is_set() or k >= count(number))
+        threads = self._start(lambda number, k: self._stop.is_set() or k >= count(number) or clock() > self._end)
         done = -1
         try:
             while (hung := _join(threads, 2 * self._patience())) and done < (done := self._finished()):
@@ -181,15 +183,20 @@ class ClosedLoop:
             threading.Thread(target=self._client, args=(number, ends), name=f"tq-client-{number}", daemon=True)
             for number in range(len(self._logs))
         ]
-        for thread in threads:
-            thread.start()
-        self._barrier.wait(PATIENCE)
+        try:
+            for thread in threads:
+                thread.start()
+            self._barrier.wait(PATIENCE)
+        except BaseException:  # the system has no more threads, or Ctrl-C: those that wait must not wait for more
+            self._stop.set()
+            self._barrier.abort()
+            raise
         return threads
 
     def _client(self, number: int, ends: Callable[[int, int], bool]) -> None:
         log, rng, k = self._logs[number], random.Random(f"{self._seed}/{number}"), 0
-        self._barrier.wait(PATIENCE)
         try:
+            self._barrier.wait(PATIENCE)
             while not ends(number, k) and self._one(number, k, rng):
                 self._ramp.count(number)
                 if log.ends[-1] >= self._closes:
@@ -197,8 +204,10 @@ class ClosedLoop:
                 k += 1
             log.left = clock()
         except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise to; the slot is invalid
-            log.broke = f"{type(error).__name__}: {error}"
             self._stop.set()
+            log.broke = type(error).__name__
+            with suppress(Exception):  # it may not even say what it is
+                log.broke = f"{type(error).__name__}: {error}"
         finally:
             self._ramp.count(number)
             self._last.count(number)
@@ -214,7 +223,7 @@ class ClosedLoop:
     def _one(self, number: int, k: int, rng: random.Random) -> bool:
         """Submit one task and wait for its result; False when the client must give up."""
         log, task = self._logs[number], self._task(number, k)
-        value, longest = None, PATIENCE
+        value, longest, failed = None, PATIENCE, False
         start = self._begin(number, k)
         try:
             future = self._subject.submit(task)
@@ -230,10 +239,11 @@ class ClosedLoop:
                 self._stop.set()
                 return False
             log.errors.append((k, f"{type(error).__name__}: {error}"))
+            failed = True
         log.starts.append(start)
         log.ends.append(end)
         log.values.append(value)
-        if rng.random() < SAMPLE and (problem := self._look(task, value)) is not None:
+        if rng.random() < SAMPLE and not failed and (problem := self._look(task, value)) is not None:
             log.early.append(f"{task.key}: {problem}")
         return True
 
@@ -242,16 +252,15 @@ class _Sampler:
     """Asks the subject how many tasks wait, every now and then, in a thread of its own: it may hang."""
 
     def __init__(self, subject: Subject, failed: threading.Event) -> None:
+        self._subject = subject
         self._failed = failed  # set when the subject breaks
-        self._depth: Callable[[], int] | None = getattr(subject, "depth", None)
         self._depths: list[int] = []
         self._error: BaseException | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="tq-depth", daemon=True)
 
     def begin(self) -> None:
-        if self._depth is not None:
-            self._thread.start()
+        self._thread.start()
 
     def end(self) -> None:
         self._over.set()
@@ -266,13 +275,13 @@ class _Sampler:
         return _join([self._thread], MARGIN) if self._thread.ident is not None else ()
 
     def _sample(self) -> None:
-        assert self._depth is not None
         try:
-            self._depths.append(self._depth())
-            while not self._over.wait(_DEPTH_EVERY):
-                self._depths.append(self._depth())
+            depth = getattr(self._subject, "depth", None)
+            self._depths += [] if depth is None else [index(depth())]
+            while depth is not None and not self._over.wait(_DEPTH_EVERY):
+                self._depths.append(index(depth()))
         except BaseException as error:  # noqa: BLE001 - raised to whoever asks for the depths
-            self._error = error
+            self._error = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
             self._failed.set()
 
 

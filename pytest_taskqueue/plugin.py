@@ -20,7 +20,7 @@ from pytest_taskqueue.options import add_options, settings
 
 if TYPE_CHECKING:
     from pytest_taskqueue.campaign import Campaign
-    from pytest_taskqueue.results import Standing
+    from pytest_taskqueue.results import ComparisonResult, Standing
 
 SUITE = Path(__file__).parent / "suite" / "test_compare.py"
 SUITE_ID = "pytest_taskqueue/suite/test_compare.py"
@@ -32,6 +32,7 @@ TIMEOUT_MARGIN = 60
 """Seconds that the items of a comparison have beyond its budget."""
 
 MARKER = "tq_compare"
+MARKED: pytest.StashKey[list[tuple[str, ComparisonResult, list[Path]]]] = pytest.StashKey()
 STATUS: pytest.StashKey[int] = pytest.StashKey()
 THREADS: pytest.StashKey[Collection[threading.Thread]] = pytest.StashKey()
 
@@ -52,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{MARKER}(**options): compare two queues before the test, by the --tq-* options, which may be given here "
         "(clients=20, optimized='new.py:New'); the test runs when the verdict is PASS, and fails, skips or errs else",
     )
+    config.stash[MARKED] = []
     config.stash[THREADS] = frozenset(threading.enumerate())
     config.pluginmanager.register(Progress(config), PROGRESS)
     if not config.option.tq_compare or hasattr(config, "workerinput"):
@@ -221,6 +223,8 @@ def pytest_terminal_summary(
     finally:
         if CAMPAIGN in config.stash:
             _summarize(terminalreporter, exitstatus, config)
+        if config.stash[MARKED]:
+            _summarize_marked(terminalreporter, config)
 
 
 def _summarize(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
@@ -241,6 +245,18 @@ def _summarize(terminalreporter: pytest.TerminalReporter, exitstatus: int, confi
             terminalreporter.write_line("report: " + "  ".join(_short(path, config) for path in files))
     if exitstatus == pytest.ExitCode.OK and (undecided := _unpassed(config)):
         terminalreporter.write_line(f"exit status {int(pytest.ExitCode.TESTS_FAILED)}: {', '.join(undecided)}")
+
+
+def _summarize_marked(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """A line for each marked test, also for those that passed; where its files are, unless with -q."""
+    from pytest_taskqueue import report
+
+    if terminalreporter.verbosity >= 0:
+        terminalreporter.section("taskqueue: marked tests", sep="-")
+    for nodeid, result, files in config.stash[MARKED]:
+        terminalreporter.write_line(f"{nodeid}: {report.verdict_line(result)}")
+        if terminalreporter.verbosity >= 0 and files:
+            terminalreporter.write_line(f"  report: {_short(files[0], config)}")
 
 
 def _short(path: Path, config: pytest.Config) -> str:

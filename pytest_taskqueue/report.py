@@ -57,7 +57,9 @@ def progress_line(standing: Standing) -> str:
     last, at = standing.slot, f"{_clock(standing.elapsed_s)}/{_clock(standing.budget_s)}"
     place = f"pair {last.pair}/{standing.most}" if last.pair else "warm-up"
     parts = [f"{place} {last.arm:<9} {last.figures.throughput:,.0f}/s P95 {_duration(last.figures.p95_s)}"]
-    parts += [f"{measured(gate)} so far {bounds(gate)}" for gate in standing.ratios[:1]]
+    told = [gate for gate in standing.ratios if not gate.gate.of_each_slot][:1]
+    names = ["" if gate.metric == "throughput" else f"{gate.metric} " for gate in told]
+    parts += [f"{name}{measured(gate)} so far {bounds(gate)}" for name, gate in zip(names, told, strict=True)]
     return "  " + " | ".join([*parts, at])
 
 
@@ -122,8 +124,9 @@ def _advice(result: ComparisonResult) -> list[str]:
         else:
             budget = max(result.pair_s * pairs * 1.2, float(result.settings["budget_s"]) + result.pair_s)
             lines.append(f"about {pairs} pairs would decide it: --tq-budget {_two_digits(math.ceil(budget))}")
-    elif not known:
-        lines.append("a larger budget (--tq-budget) or shorter slots (--tq-slot) would hold enough pairs")
+    elif result.pair_s:
+        budget = _two_digits(math.ceil(result.pair_s * (LOOKS[0] + 2) * 1.2))
+        lines.append(f"the first look comes after {LOOKS[0]} pairs: --tq-budget {budget}, or shorter slots (--tq-slot)")
     return [*lines, "a quieter machine helps; rerunning until it turns green proves nothing"]
 
 

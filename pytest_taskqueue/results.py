@@ -114,7 +114,7 @@ class ComparisonResult:
     most_pairs: int = 0
     pair_s: float | None = None
     ceiling: float | None = None
-    histograms: Mapping[str, Mapping[float, int]] = field(default_factory=dict)
+    histograms: Mapping[str, Mapping[float, int]] = field(default_factory=dict, repr=False)
     open_loop: OpenResult | None = None
     stacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())

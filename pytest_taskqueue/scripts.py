@@ -22,7 +22,7 @@ from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, dotenv, 
 from pytest_taskqueue.hangs import watch_exit
 from pytest_taskqueue.input_new.generate_tasks import generate
 from pytest_taskqueue.load import ClosedLoop
-from pytest_taskqueue.results import Standing
+from pytest_taskqueue.results import ComparisonResult, Standing
 from pytest_taskqueue.slots import SlotRunner
 from pytest_taskqueue.subjects import find_subject
 from pytest_taskqueue.verdict import Verdict, worst
@@ -78,22 +78,35 @@ def _compare_parser(program: str, clients: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description="Run a baseline queue and an optimized queue under the same load and decide.",
-        epilog="Exit status: 0 PASS, 1 FAIL, 2 usage, 3 INCONCLUSIVE, 4 INVALID; of several client counts the worst.",
+        epilog="Exit status: 0 PASS, 1 FAIL, 2 bad options, or no room for ledgers or results, 3 INCONCLUSIVE, "
+        "4 INVALID, 130 interrupted; of several client counts the worst.",
     )
     for option in OPTIONS:
         default = clients if clients and option.name == "clients" else option.default
-        parser.add_argument(option.flag("--"), help=f"{option.help} (default: {default})", **option.arguments())
+        names = (option.flag("--"), option.flag())  # the texts of a comparison name them as pytest does
+        help_text = f"{option.help} (default: {default})"
+        parser.add_argument(*names, dest=option.name, help=help_text, **option.arguments())
     return parser
 
 
 def _compare_one(campaign: Campaign, clients: int) -> Verdict:
-    result = campaign.result(clients)
-    print(f"\n{clients} clients\n" + "\n".join(report.table(result)) + "\n")
+    try:
+        result = campaign.result(clients)
+    except OSError:
+        if clients not in campaign.files:
+            raise
+        _print_result(campaign.result(clients), [])  # it was measured; only its files could not be written
+        raise
+    _print_result(result, campaign.files[clients])
+    return result.verdict
+
+
+def _print_result(result: ComparisonResult, files: Sequence[Path]) -> None:
+    print(f"\n{result.clients} clients\n" + "\n".join(report.table(result)) + "\n")
     if text := report.failure_text(result):
         print(text + "\n")
     print(report.verdict_line(result))
-    print("report: " + "  ".join(str(path) for path in campaign.files[clients]), flush=True)
-    return result.verdict
+    print("report: " + "  ".join(map(str, files)) if files else "report: none", flush=True)
 
 
 def _print_slot(standing: Standing) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ HOPELESS = 0.5
 CEILING_WINDOW, CEILING_TRIES = 0.1, 3
 """Seconds for which the clients are measured alone, and how often: the best counts, another program may only hinder."""
 
+SHOWN_CALLS = 3
+"""How many of the innermost calls are shown of an error that a subject raised."""
+
 Drive = Callable[[ClosedLoop], LoadLog]
 """How to run the load: for a window, for a number of tasks, or by a plan."""
 
@@ -70,6 +74,7 @@ class SlotRunner:
         self._clients = clients
         self._directory = directory
         self._count = 0
+        self._before = Before.now()  # once: what a queue leaves between two slots was not there before
         workload.prepare(directory, config.seed)
 
     def run(
@@ -91,7 +96,7 @@ class SlotRunner:
         memory = resident_mb()
         # The folder stays until the comparison is over: some file systems (ext4 without a journal, for one) make new
         # files several times dearer for a while after many were deleted, and the next slot would pay for this one.
-        run = _Run(self._workload, self._config, self._clients, arm, folder, end)
+        run = _Run(self._workload, self._config, self._clients, arm, folder, end, self._before)
         log, worked, problems = run.load(factory, drive)
         hung = run.stacks
         del run  # and with it the queue, whose memory is not to be counted as growth
@@ -123,7 +128,14 @@ class _Run:
     """One subject's life: opened, loaded, closed and looked through, each within its time."""
 
     def __init__(
-        self, workload: Workload, config: CompareConfig, clients: int, arm: str, folder: Path, end: float
+        self,
+        workload: Workload,
+        config: CompareConfig,
+        clients: int,
+        arm: str,
+        folder: Path,
+        end: float,
+        before: Before,
     ) -> None:
         self._workload = workload
         self._config = config
@@ -131,7 +143,7 @@ class _Run:
         self._arm = arm
         self._folder = folder
         self._end = end
-        self._before = Before.now()
+        self._before = before
         self._tally = Tally()
         self._outputs: set[Path] | None = None  # the files that were there before the queue was asked for any
         self._hands: list[threading.Thread] = []
@@ -152,6 +164,8 @@ class _Run:
             worked, spans = self._tally.total(), self._tally.spans()
             self._outputs = set(self._folder.rglob("*"))
             errors_judged = any(gate.metric == "errors" for gate in self._config.gates)
+            if self.stacks:  # it is found wrong, and not asked for its outputs any more
+                look = _not_asked
             with _blaming(f"the outputs of {self._arm} could not be looked at"):
                 problems = self._bounded(
                     lambda: [*integrity.problems(log, self._workload.task, worked, look, errors_judged=errors_judged)]
@@ -219,7 +233,8 @@ class _Run:
         images = self._workload.images(self._folder)
         if images is None:
             return lambda task, value: self._workload.problem(task, value, None)
-        place = getattr(subject, "output", images.output)
+        with _blaming(f"{self._arm} could not tell where an output is"):
+            place = self._bounded(lambda: getattr(subject, "output", images.output))
 
         def look(task: Task, value: Any) -> str | None:
             with _blaming(f"{self._arm} could not tell where an output is"):
@@ -229,6 +244,10 @@ class _Run:
             return self._workload.problem(task, value, output)
 
         return look
+
+
+def _not_asked(task: Task, value: Any) -> None:  # noqa: ARG001
+    return None
 
 
 @contextmanager
@@ -241,7 +260,8 @@ def _blaming(what: str) -> Iterator[None]:
     except Hang as hang:
         raise SubjectError(f"{what}: {hang}", hang.stacks) from None
     except Exception as error:
-        raise SubjectError(f"{what}: {type(error).__name__}: {error}") from error
+        calls = traceback.format_tb(error.__traceback__)[-SHOWN_CALLS:]
+        raise SubjectError(f"{what}: {type(error).__name__}: {error}", ["raised in:\n" + "".join(calls)]) from error
 
 
 def _difference(after: float | None, before: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""What can be measured: anything with `submit(task) -> future`, `join(timeout)` and `close(timeout)`."""
+"""What can be measured: anything with `submit(task) -> future` and `close(timeout)`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,9 +30,6 @@ class Subject(Protocol):
 
     def submit(self, task: Task, /) -> Any:
         """Accept a task, from any of many threads; what comes back has `result(timeout)`, as a Future has."""
-
-    def join(self, timeout: float) -> object:
-        """Wait until all tasks are finished, at most `timeout` seconds."""
 
     def close(self, timeout: float) -> object:
         """End within `timeout` seconds and leave no thread and no open file."""
@@ -120,10 +118,6 @@ class BaselineSubject:
         fields = {"image_key": task.image_key, "variant": task.variant, "params": dict(task.params)}
         return _HandleFuture(self._queue.submit({**fields, "idempotency_key": task.key}))
 
-    def join(self, timeout: float) -> bool:
-        """Wait for all tasks."""
-        return self._queue.join(timeout)
-
     def close(self, timeout: float) -> None:
         """Wait for all tasks, then stop: `stop` alone drops those that wait."""
         self._queue.join(timeout)
@@ -195,10 +189,6 @@ class OptimizedSubject:
         """On disk when it returns."""
         return self._queue.submit(task)
 
-    def join(self, timeout: float) -> bool:
-        """Wait for all tasks."""
-        return self._queue.join(timeout)
-
     def close(self, timeout: float) -> CloseReport:
         """Drain and close."""
         return self._queue.close(timeout)
@@ -236,9 +226,21 @@ def find_subject(name: str) -> SubjectFactory:
 
 def _module(name: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
-    except Exception as error:
+        with _importing_from(Path.cwd()):
+            return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
         raise ValueError(f"subject module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """A subject may import its neighbours, as a script does."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
 
 
 def _module_from_file(path: Path) -> ModuleType:
@@ -246,7 +248,7 @@ def _module_from_file(path: Path) -> ModuleType:
         raise ValueError(f"there is no file {str(path)!r} to take a subject from")
     try:
         return _execute(path.resolve())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"subject file {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
@@ -259,7 +261,8 @@ def _execute(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _importing_from(path.parent):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

@@ -11,7 +11,8 @@ SHOWN = 3
 def named(unit: str, what: str, names: Sequence[str]) -> Iterable[str]:
     """'2 tasks worked on more than once: a, b'; nothing for no names."""
     if names:
-        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        printable = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in name) for name in names[:SHOWN]]
+        shown = ", ".join(printable) + (", ..." if len(names) > SHOWN else "")
         yield f"{count(len(names), unit)} {what}: {shown}"
 
 

@@ -135,7 +135,6 @@ def test_a_queue_that_goes_wrong_after_the_warm_up_is_found_out(monkeypatch: pyt
         ("NoOpen", "io", "optimized could not be opened: RuntimeError: no such driver"),
         ("NoClose", "io", "optimized could not be closed: RuntimeError: the door is jammed"),
         ("NoDepth", "io", "optimized broke under load: RuntimeError: lost count"),
-        ("NoOutput", "thumbnail", "optimized could not tell where an output is: RuntimeError: no map"),
     ],
 )
 def test_a_queue_that_breaks_is_invalid_and_says_where(kind: str, workload: str, reason: str) -> None:
@@ -357,7 +356,7 @@ QUIETER = "  a quieter machine helps; rerunning until it turns green proves noth
             "about 1,300 pairs would decide it, and 40 are the most: --tq-slot 62 --tq-budget 8900 is as much",
         ),
         ((27, None), "the ratio is too near to its gate: no number of pairs that anybody runs would decide it"),
-        ((), "a larger budget (--tq-budget) or shorter slots (--tq-slot) would hold enough pairs"),
+        ((), "the first look comes after 5 pairs: --tq-budget 51, or shorter slots (--tq-slot)"),
     ],
 )
 def test_an_inconclusive_text_says_what_would_decide_it(needed: tuple[int | None, ...], advice: str) -> None:
@@ -377,7 +376,7 @@ def test_the_text_of_a_gate_that_is_not_decided_has_interval_and_advice() -> Non
     ]  # fmt: skip
     assert gate_text(undecided(reason="the budget ended; it holds the gate"), "p95").splitlines() == [
         "INCONCLUSIVE: not shown", "  the budget ended", "  it holds the gate",
-        "  a larger budget (--tq-budget) or shorter slots (--tq-slot) would hold enough pairs", QUIETER,
+        "  the first look comes after 5 pairs: --tq-budget 51, or shorter slots (--tq-slot)", QUIETER,
     ]  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def test_an_arm_is_its_slots_together() -> None:
     assert found.longest_gap_s == 0.5
     assert (found.depth_mean, found.depth_max) == (4.0, 9)
     assert (found.errors, found.lost, found.doubled) == (1, 1, 2)
-    assert found.rss_growth_mb == 1.0
+    assert found.rss_growth_mb == 1.5
 
 
 def test_what_is_unknown_stays_unknown() -> None:

@@ -56,7 +56,7 @@ CASES = [
     OPEN,
     CLOSE,
     Case("Depth", "depth", r"optimized: 1 thread never came back from the queue: tq-depth "),
-    Case("Output", "output", "the outputs of optimized could not be looked at: no answer within", "thumbnail"),
+    Case("Output", "output", r"optimized: \d+ threads? never came back from the queue", "thumbnail"),
 ]
 
 

@@ -227,16 +227,16 @@ def test_a_client_that_breaks_says_why_and_ends_the_load(error: type[BaseExcepti
     assert log.closes - log.opens < LONG, "the window is cut short"
 
 
-def test_the_clients_stop_when_the_load_is_interrupted() -> None:
+def test_the_clients_stop_when_the_load_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by Ctrl-C: the one who runs the load must not leave them at a closed subject."""
 
-    class Interrupts(Subject):
-        def depth(self) -> int:
-            raise KeyboardInterrupt
+    def interrupt(moment: float) -> None:
+        raise KeyboardInterrupt
 
-    before = set(threading.enumerate())
+    before, interrupted = set(threading.enumerate()), loop(Subject())
+    monkeypatch.setattr(interrupted, "_wait_until", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        loop(Interrupts()).run(LONG)
+        interrupted.run(LONG)
     for thread in set(threading.enumerate()) - before:
         thread.join(LONG)
     assert ours() == []

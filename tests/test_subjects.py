@@ -132,7 +132,6 @@ def test_a_result_comes_through(open_subject: Any) -> None:
     task = Task("image", "64x64", {"n": 4}, "key")
     assert subject.submit(task).result(LONG) == 5
     assert got == [task]
-    assert subject.join(LONG) is True
 
 
 def test_an_error_comes_through(open_subject: Any) -> None:
@@ -156,7 +155,6 @@ def test_waiting_for_a_result_has_an_end(open_subject: Any) -> None:
     assert begun.acquire(timeout=LONG)
     with pytest.raises(TimeoutError):
         futures[-1].result(0.01)
-    assert subject.join(0.01) is False
     assert subject.depth() >= 8
     go.set()
     assert [future.result(LONG) for future in futures] == [None] * 10
