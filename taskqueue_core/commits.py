@@ -372,6 +372,8 @@ class GroupCommit:
 
     def _pause(self, error: LedgerError) -> None:
         """A transaction failed: the commit thread looks again after PAUSE."""
+        if self.closed and error.code == "ProgrammingError":
+            return  # a late caller met a closed connection, and is told so; there is nothing to try again
         if self._resume_at is None:
             logger.error(
                 "the ledger cannot be written, finished work is kept and tried again in %s s: %s", PAUSE, error

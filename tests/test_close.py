@@ -420,3 +420,14 @@ def test_close_comes_back_when_the_ledger_fails(open_queue, monkeypatch, failing
     assert (report.drained, report.waiting, report.stuck) == (*told, ())
     with open_queue() as again:
         assert again.get(CAT.key).status is Status.SUCCESS
+
+
+def test_a_late_caller_meets_a_closed_ledger_and_raises_no_alarm(open_queue, caplog):
+    """A worker that was stuck, say: nothing is wrong with the disk, and nothing will be tried again."""
+    queue = open_queue()
+    commits = queue._ledger.commits
+    queue.close()
+    with pytest.raises(LedgerError, match="closed database"):
+        commits.write(lambda transaction, items: items, [1])
+    assert not commits.troubled
+    assert caplog.text == ""
