@@ -161,8 +161,10 @@ class Comparison:
 
     def _slot_end(self) -> float:
         """When patience with a slot ends: with the budget, but a pair that was begun may be as slow as the others."""
-        slowest = max((slot.result.figures.p99_s for slot in self._slots), default=0.0)
-        return max(self._end, clock() + self._window + 3 * slowest) if 0 < slowest < LONGEST_WINDOW else self._end
+        known = [slot.result.figures.p99_s for slot in self._slots if slot.result.figures.p99_s > 0]
+        if not known:
+            return self._end
+        return max(self._end, clock() + self._window + 3 * min(max(known), LONGEST_WINDOW))
 
     def _pair(self, first: Slot, second: Slot) -> Pair:
         """Two neighbouring slots, whichever arm came first. Raises UnjudgeableError when a gate cannot judge them."""
@@ -239,12 +241,12 @@ class Comparison:
         plan = poisson_plan(rate, seconds, self._clients, self._config.seed)
         figures = {}
         for arm in ARMS:
-            slot = runner.run(arm, self._factories[arm], lambda load: load.run_plan(plan), end=self._end)
-            if clock() > self._end:
-                return None
+            slot = runner.run(arm, self._factories[arm], lambda load: load.run_plan(plan), end=self._slot_end())
             if slot.result.problems:
                 self._stacks = slot.stacks
                 return Judgement(Verdict.INVALID, f"{arm}: {slot.result.problems[0]} (open loop)", ())
+            if clock() > self._end:  # the plan may have been cut short
+                return None
             figures[arm] = slot.result.figures
         self._open = OpenResult(rate=rate, share=share, seconds=seconds, arms=figures)
         return None

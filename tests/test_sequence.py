@@ -225,6 +225,27 @@ def test_every_slot_knows_when_the_budget_ends(run: Run) -> None:
     assert len(queues.ends) == 12
 
 
+@pytest.mark.parametrize(("scale", "grace"), [(1.0, 3 * 0.2), (100.0, 3 * 5.0)])
+def test_a_slot_that_was_begun_may_end_as_slowly_as_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, scale: float, grace: float
+) -> None:
+    """An honest slow queue at the end of its budget has lost nothing; past the longest window nobody waits."""
+    p99 = comparison.combine
+    monkeypatch.setattr(f"{__name__}.combine", lambda slots: replace(p99(slots), p99_s=0.2 * scale))
+    queues = Queues(seconds=lambda index: 10.0)
+    result = run(queues, budget="0.5", slot="1.5")
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert queues.ends == [1000.5, *(pytest.approx(1000.0 + 10 * n + 1.5 + grace) for n in (1, 2, 3))]
+
+
+def test_wrong_work_in_the_open_loop_is_not_excused_by_the_end_of_the_budget(run: Run) -> None:
+    """A right one that came too late is left out."""
+    late = {"seconds": lambda index: 1000.0 if index == 12 else 1.0}
+    assert run(Queues(**late), rate="0.7", budget="100").open_loop is None
+    wrong = run(Queues(**late, problem=(12, "2 tasks lost")), rate="0.7", budget="100")
+    assert (wrong.verdict, wrong.reason) == (Verdict.INVALID, "baseline: 2 tasks lost (open loop)")
+
+
 def test_the_plan_is_told_after_the_warm_up_and_each_slot_says_how_far_it_is(run: Run) -> None:
     """Warm-up and pairs take 20 s: 300 s buy 14 pairs; ratios are shown from three pairs on."""
     queues = Queues(seconds=lambda index: 10.0)
