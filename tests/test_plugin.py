@@ -54,7 +54,7 @@ def project(pytester: pytest.Pytester) -> Path:
         filterwarnings = error
         testpaths = tests
         timeout = 0.3
-        faulthandler_timeout = 0.3
+        faulthandler_timeout = 30
     """)
     return pytester.path
 
