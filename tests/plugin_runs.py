@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 50  # seconds: a limit that only a hang reaches
 QUICK = ("-p", "no:randomly", "-p", "no:hypothesispytest")
-SHORT = ("--tq-compare", "--tq-clients=2", "--tq-slot=0.12", "--tq-workload=io")
+SHORT = ("--tq-compare", "--tq-clients=2", "--tq-slot=0.3", "--tq-workload=io")
 MET = ("--tq-gate=throughput>=0.0001x", "--tq-gate=p95<=10000x")
 """Met by whatever runs at all, on however busy a machine."""
 UNSHOWN = "--tq-budget=0.001"

@@ -98,7 +98,7 @@ def test_a_queue_that_is_six_times_as_fast_passes() -> None:
 
 def test_the_original_against_itself_fails() -> None:
     """It is not many times as fast as it is: the interval lies wholly below the gate."""
-    result = compare("baseline", "baseline", slot="0.06", clients=2, gate="throughput>=50x")
+    result = compare("baseline", "baseline", slot="0.2", clients=2, gate="throughput>=50x")
     assert result.verdict is Verdict.FAIL, result.reason
     (speed,) = result.gates
     assert (speed.metric, speed.verdict) == ("throughput", Verdict.FAIL)
@@ -161,7 +161,7 @@ class FailsFirst(toys.Pool):
 def test_failed_tasks_are_judged_by_their_gate(monkeypatch: pytest.MonkeyPatch, gate: str, verdict: Verdict) -> None:
     """Then they are no reason for INVALID; every slot of this queue has one of them."""
     monkeypatch.setitem(BUILT_IN, "failing", FailsFirst)
-    result = compare("Pool", "failing", gate=gate, slot="0.06")
+    result = compare("Pool", "failing", gate=gate, slot="0.2")
     assert (result.verdict, len(result.looks)) == (verdict, 1), result.reason
     assert result.gates[0].value == 1
     assert result.arms["optimized"].errors == PAIRS
@@ -169,7 +169,7 @@ def test_failed_tasks_are_judged_by_their_gate(monkeypatch: pytest.MonkeyPatch, 
 
 def test_failed_tasks_that_no_gate_judges_are_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BUILT_IN, "failing", FailsFirst)
-    result = compare("Pool", "failing", slot="0.06")
+    result = compare("Pool", "failing", slot="0.2")
     assert result.verdict is Verdict.INVALID
     assert result.reason.startswith("optimized: 1 task failed: io-2-0: ConnectionResetError: ")
 

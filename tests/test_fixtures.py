@@ -192,7 +192,7 @@ MARKED = """
 
     def compare(baseline, optimized, **more):
         names = {"baseline": f"TOYS:{baseline}", "optimized": f"TOYS:{optimized}"}
-        return pytest.mark.tq_compare(workload="io", slot=0.06, **{"clients": 6, **names, **more})
+        return pytest.mark.tq_compare(workload="io", slot=0.2, **{"clients": 6, **names, **more})
 
     @compare("Slow", "Quick", gate=["throughput>=0.01x", "p95<=100x"])
     def test_faster(tq_comparison):

@@ -14,7 +14,7 @@ TOYS = f"""
 import pytest
 
 TOYS = {str(Path(toys.__file__))!r}
-LOAD = dict(clients=2, slot=0.12, workload="io", baseline=TOYS + ":Pool")
+LOAD = dict(clients=2, slot=0.3, workload="io", baseline=TOYS + ":Pool")
 SAME = dict(LOAD, optimized=TOYS + ":Pool")
 MET = ["throughput>=0.0001x", "p95<=10000x"]
 UNSHOWN = dict(SAME, budget=0.001)

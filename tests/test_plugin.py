@@ -69,7 +69,7 @@ def results(folder: Path) -> list[Any]:
 
 def test_two_client_counts_in_an_empty_directory(pytester: pytest.Pytester) -> None:
     """The real arms, one pair each, so nothing is decided. Everything a run leaves is there, and says the same."""
-    options = ("--tq-compare", "--tq-clients=5,10", "--tq-slot=0.12", "--tq-workload=io", "--tq-budget=0.001")
+    options = ("--tq-compare", "--tq-clients=5,10", "--tq-slot=0.3", "--tq-workload=io", "--tq-budget=0.001")
     result = run(pytester, *options, "--benchmark-json=out.json", "-v")
     result.assert_outcomes(passed=8, failed=4)
 
@@ -79,7 +79,7 @@ def test_two_client_counts_in_an_empty_directory(pytester: pytest.Pytester) -> N
     ]
     declared = (
         "taskqueue: baseline against optimized, workload io, 5, 10 clients, 8 workers, seed 7",
-        "gates throughput>=2x p95<=0.6x; looks at 5 8 12 18 27 40 pairs, alpha 0.025; window 0.12 s, budget 0.001 s",
+        "gates throughput>=2x p95<=0.6x; looks at 5 8 12 18 27 40 pairs, alpha 0.025; window 0.3 s, budget 0.001 s",
         "collected 12 items",
         "  warm-up baseline ",
     )
@@ -97,7 +97,7 @@ def test_two_client_counts_in_an_empty_directory(pytester: pytest.Pytester) -> N
         )
     slots = r"^  (?:warm-up|pair 1/1) (?:baseline |optimized) [\d,]+/s P95 [\d.]+ m?s \| \d+:\d\d/0:00$"
     assert len(re.findall(slots, shown, re.MULTILINE)) == 2 * 4
-    assert shown.count("  window 0.12 s; the budget of 0.001 s buys about 1 pair") == 2
+    assert shown.count("  window 0.3 s; the budget of 0.001 s buys about 1 pair") == 2
 
     files = results(pytester.path)
     by_clients = {one["clients"]: one for one in files}
@@ -130,7 +130,7 @@ def test_a_missed_gate_is_a_failed_test_with_its_evidence(pytester: pytest.Pytes
     Options may stand in the ini file; the time limit of the project is not for a comparison.
     """
     ini = project / "tox.ini"
-    more = "tq_clients = 2", "tq_slot = 0.12", "tq_workload = io", "tq_optimized = baseline"
+    more = "tq_clients = 2", "tq_slot = 0.3", "tq_workload = io", "tq_optimized = baseline"
     more = *more, "tq_gate = throughput >= 5000x", "    p95 <= 0.0001x"
     ini.write_text("\n".join([ini.read_text(encoding="utf-8"), *more]), encoding="utf-8")
     result = run(pytester, "--tq-compare", "-q")
@@ -152,7 +152,7 @@ def test_wrong_work_is_an_error_and_no_verdict_on_speed(pytester: pytest.Pyteste
     What publishes comes before what judges, though a plugin shuffles.
     """
     dotenv = installed("dotenv")
-    (project / ".env").write_text("PYTEST_TQ_CLIENTS=6\nPYTEST_TQ_SLOT=0.12\nPYTEST_TQ_WORKLOAD=io\n", encoding="utf-8")
+    (project / ".env").write_text("PYTEST_TQ_CLIENTS=6\nPYTEST_TQ_SLOT=0.3\nPYTEST_TQ_WORKLOAD=io\n", encoding="utf-8")
     options = ("--tq-compare",) if dotenv else (*SHORT, "--tq-clients=6")
     plugins = ("-p", "no:hypothesispytest", "-p", "no:capture")
     covered = ("--cov=.", "--no-cov") if installed("pytest_cov") else ()
@@ -215,7 +215,7 @@ def test_on_a_terminal_the_progress_line_rewrites_itself(pytester: pytest.Pytest
     ]
     *warm_up, plan = warm_up
     assert [part.split()[:2] for part in warm_up] == [["warm-up", "baseline"], ["warm-up", "optimized"]]
-    assert re.fullmatch(r" +window 0\.12 s; the budget of 300 s buys about \d+ pairs", plan)
+    assert re.fullmatch(r" +window 0\.3 s; the budget of 300 s buys about \d+ pairs", plan)
     assert [part.split()[1].partition("/")[0] for part in slots] == [str(pair) for pair in range(1, 6) for _ in "AB"]
     assert re.search(r" \| x\d+\.\d\d so far \[\d+\.\d\d, \d+\.\d\d\] \| \d+:\d\d/5:00", slots[-1])
     assert any(re.fullmatch(r"pytest_taskqueue/suite/test_compare\.py \.{6}\s+\[100%\]", line) for line in lines)

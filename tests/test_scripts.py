@@ -25,7 +25,7 @@ from taskqueue_core import read_tasks
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "input_new" / "sample_tasks_small.json"
-SHORT = ("--slot", "0.06", "--workload", "io")
+SHORT = ("--slot", "0.2", "--workload", "io")
 EASY = ("--gate", "throughput>=0.01x", "--gate", "p95<=100x")
 SELF = ("--optimized", "baseline")
 
