@@ -77,7 +77,7 @@ def test_pass_exits_with_0_and_results_lie_beside_the_script(script: Script, tmp
     assert lines[1].strip().startswith("gates throughput>=0.01x p95<=100x; looks at 5 8 12 18 27 40 pairs, alpha 0.025")
     assert len(re.findall(r"^  warm-up ", done.stdout, re.MULTILINE)) == 2
     assert (
-        len(re.findall(r"^  window 0\.06 s; the budget of 300 s buys about 40 pairs$", done.stdout, re.MULTILINE)) == 1
+        len(re.findall(r"^  window 0\.2 s; the budget of 300 s buys about 40 pairs$", done.stdout, re.MULTILINE)) == 1
     )
     assert re.findall(r"^  pair (\d)/40 ", done.stdout, re.MULTILINE) == [
         f"{pair}" for pair in range(1, 6) for _ in ARMS
