@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_taskqueue import export
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.comparison import Comparison
 from pytest_taskqueue.config import CompareConfig, ConfigError
 from pytest_taskqueue.results import ComparisonResult, Standing
-from pytest_taskqueue.subjects import find_subject
-from pytest_taskqueue.workloads import find_workload
 
 
 class Interrupted(Exception):  # noqa: N818 - by a time limit, Ctrl-C, or an error of the harness
@@ -23,12 +22,20 @@ class Campaign:
     Raises ConfigError for a subject or a workload that does not exist, and for a folder that cannot be made.
     """
 
-    def __init__(self, config: CompareConfig, root: Path, command: str, progress: Callable[[Standing], None]) -> None:
+    def __init__(
+        self,
+        config: CompareConfig,
+        root: Path,
+        command: str,
+        progress: Callable[[Standing], None],
+        catalogue: Catalogue | None = None,
+    ) -> None:
+        self._catalogue = catalogue = catalogue or Catalogue()
         self.config = config
         self.directory = root / config.report
-        self._check("baseline", lambda: find_subject(config.baseline))
-        self._check("optimized", lambda: find_subject(config.optimized))
-        self._check("workload", lambda: find_workload(config.workload))
+        self._check("baseline", lambda: catalogue.subject(config.baseline))
+        self._check("optimized", lambda: catalogue.subject(config.optimized))
+        self._check("workload", lambda: catalogue.workload(config.workload, config.seed))
         self._check("report", lambda: self.directory.mkdir(parents=True, exist_ok=True))  # now, not after minutes
         self.files: dict[int, list[Path]] = {}
         self._command = command
@@ -43,7 +50,9 @@ class Campaign:
         if clients in self._broken:
             raise Interrupted(f"the comparison was ended before it was over: {self.ended()[clients]}")
         if clients not in self._results:
-            comparison = Comparison(self.config, clients, command=self._command, progress=self._progress)
+            comparison = Comparison(
+                self.config, clients, catalogue=self._catalogue, command=self._command, progress=self._progress
+            )
             try:
                 self._results[clients] = comparison.run()
             except BaseException as error:

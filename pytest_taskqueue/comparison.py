@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.config import CompareConfig
 from pytest_taskqueue.figures import Measured, combine, histogram, metrics
 from pytest_taskqueue.load import clock
@@ -16,7 +17,7 @@ from pytest_taskqueue.machine import load_average, machine
 from pytest_taskqueue.openloop import poisson_plan
 from pytest_taskqueue.results import ARMS, ComparisonResult, Figures, OpenResult, Standing
 from pytest_taskqueue.slots import Slot, SlotRunner, SubjectError
-from pytest_taskqueue.subjects import SubjectFactory, find_subject
+from pytest_taskqueue.subjects import SubjectFactory
 from pytest_taskqueue.verdict import (
     ALPHA,
     LOOKS,
@@ -32,7 +33,6 @@ from pytest_taskqueue.verdict import (
     noise,
 )
 from pytest_taskqueue.wording import count
-from pytest_taskqueue.workloads import find_workload
 
 WARMUP_WINDOW = 1.0
 SHORTEST_WINDOW, LONGEST_WINDOW = 1.0, 5.0
@@ -63,17 +63,24 @@ class Comparison:
     """
 
     def __init__(
-        self, config: CompareConfig, clients: int, *, command: str = "", progress: Progress | None = None
+        self,
+        config: CompareConfig,
+        clients: int,
+        *,
+        catalogue: Catalogue | None = None,
+        command: str = "",
+        progress: Progress | None = None,
     ) -> None:
+        catalogue = catalogue or Catalogue()
         self._config = config
         self._clients = clients
         self._command = command
         self._progress = progress
         self._factories: Mapping[str, SubjectFactory] = {
-            "baseline": find_subject(config.baseline),
-            "optimized": find_subject(config.baseline if config.aa else config.optimized),
+            "baseline": catalogue.subject(config.baseline),
+            "optimized": catalogue.subject(config.baseline if config.aa else config.optimized),
         }
-        self._workload = find_workload(config.workload)
+        self._workload = catalogue.workload(config.workload, config.seed)
         self._slots: list[Slot] = []
         self._pairs: list[Pair] = []
         self._pair_seconds: list[float] = []

@@ -92,7 +92,7 @@ def resolve(
     for option in OPTIONS:
         given[option.name], text = _strongest(option, command_line, environ, ini, prefix)
         if option.name in marked:
-            given[option.name] = f"{option.name} of the marker tq_compare"
+            given[option.name] = f"{option.name} of tq_compare"
         try:
             values[option.name] = option.parse(text)
         except ValueError as error:
@@ -112,10 +112,11 @@ def resolve_marker(
 ) -> CompareConfig:
     """The same for one marked test: `@pytest.mark.tq_compare(clients=20, gate=["throughput>=3x"])`."""
     known = [option.name for option in OPTIONS]
+    options = {"gate" if name == "gates" else name: value for name, value in options.items()}
     unknown = [name for name in options if name not in known]
     if args or unknown:
         wrong = repr(args[0]) if args else repr(unknown[0])
-        raise ConfigError(f"marker tq_compare takes options by name, not {wrong}: there are {', '.join(known)}")
+        raise ConfigError(f"tq_compare takes options by name, not {wrong}: there are {', '.join(known)}")
     texts = {name: _marked(value) for name, value in options.items()}
     config = resolve({**command_line, **texts}, environ, ini, marked=frozenset(texts))
     if len(config.clients) > 1:
@@ -258,9 +259,23 @@ OPTIONS = (
         _gates,
         repeatable=True,
     ),
-    Option("baseline", "SUBJECT", "baseline", "the old queue: a name, package.module:attr or path/file.py:attr", _name),
+    Option(
+        "baseline",
+        "SUBJECT",
+        "baseline",
+        "the old queue: baseline, optimized, executor, threads, package.module:attr, path/file.py:attr, or a name that "
+        "the hook pytest_taskqueue_subjects gives",
+        _name,
+    ),
     Option("optimized", "SUBJECT", "optimized", "the new queue, likewise", _name),
-    Option("workload", "NAME", "thumbnail", "the work of a task: thumbnail, io, cpu or noop", _name),
+    Option(
+        "workload",
+        "NAME",
+        "thumbnail",
+        "the work of a task: thumbnail, io, cpu, noop, mixed (heavy-tailed sizes), a path as above, or a name that the "
+        "hook pytest_taskqueue_workloads gives",
+        _name,
+    ),
     Option("slot", "SECONDS", "auto", "measured window of a slot; auto: 3 x P95 of the slower queue, 1 to 5 s", _slot),
     Option("budget", "SECONDS", "300", "longest time for the slots of one client count", _seconds),
     Option(

@@ -1,4 +1,4 @@
-"""Fixtures: configured queues and pools, fault injectors, baseline runners, loads. All are released at teardown."""
+"""Fixtures: configured queues and pools, fault injectors, baseline runners. All are released at teardown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 if TYPE_CHECKING:
     from pytest_taskqueue.config import CompareConfig
     from pytest_taskqueue.input_new.baseline_task_queue_v2 import BaselineTaskQueue
-    from pytest_taskqueue.results import ComparisonResult, SlotResult
     from taskqueue_core import FaultInjector, ProcessorLike, Task, TaskQueue, WorkerPool
 
 CLOSE_TIMEOUT = 5.0
@@ -120,58 +119,3 @@ def tq_baseline(tmp_path: Path, tq_config: CompareConfig) -> Iterator[Callable[.
             pytest.fail("\n".join([f"the baseline could not be stopped: {hang}", *hang.stacks]), pytrace=False)
         finally:
             hand.end()
-
-
-@pytest.fixture
-def tq_load(tmp_path_factory: pytest.TempPathFactory, tq_config: CompareConfig) -> Callable[..., SlotResult]:
-    """Runs a load: `tq_load("optimized", clients=50, tasks=300, workload="io")` gives its figures and problems.
-
-    The subject is a name or a factory as in --tq-optimized. Every client does the same number of tasks.
-    """
-    from pytest_taskqueue.slots import SlotRunner
-    from pytest_taskqueue.subjects import find_subject
-    from pytest_taskqueue.workloads import find_workload
-
-    def load(subject: Any = "optimized", *, clients: int = 50, tasks: int = 300, workload: str = "io") -> SlotResult:
-        if tasks % clients:
-            even = tasks // clients * clients or clients
-            raise ValueError(f"{tasks} tasks cannot be shared evenly by {clients} clients: use {even}, for example")
-        factory = find_subject(subject) if isinstance(subject, str) else subject
-        runner = SlotRunner(find_workload(workload), tq_config, clients, tmp_path_factory.mktemp("load"))
-        name = subject if isinstance(subject, str) else getattr(subject, "__name__", "subject")
-        return runner.run(name, factory, lambda loop: loop.run_tasks(tasks // clients)).result
-
-    return load
-
-
-@pytest.fixture
-def tq_comparison(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> ComparisonResult:
-    """The comparison of a test that is marked `tq_compare(clients=20, optimized="new.py:New", ...)`, with all figures.
-
-    The test is skipped where no comparison can be judged, and is an error when a queue did wrong work.
-    """
-    from pytest_taskqueue import judging, plugin, report
-    from pytest_taskqueue.campaign import Campaign
-    from pytest_taskqueue.config import ConfigError
-    from pytest_taskqueue.options import settings
-    from pytest_taskqueue.verdict import Verdict
-
-    marker = request.node.get_closest_marker(plugin.MARKER)
-    if marker is None:
-        pytest.fail(f"tq_comparison is for tests that are marked {plugin.MARKER}(...)", pytrace=False)
-    if (reason := judging.unfit(pytestconfig)) is not None:
-        pytest.skip(f"a comparison {reason}")
-    config = settings(pytestconfig, marker)
-    command, progress = plugin.command_line(pytestconfig), plugin.progress(pytestconfig)
-    problem = ""
-    try:
-        campaign = Campaign(config, pytestconfig.rootpath, command, progress)
-    except ConfigError as error:
-        problem = str(error)
-    if problem:
-        pytest.fail(problem, pytrace=False)
-    result = judging.measure(campaign, *config.clients)
-    pytestconfig.stash[plugin.MARKED].append((request.node.nodeid, result, campaign.files[result.clients]))
-    if result.verdict is Verdict.INVALID:
-        pytest.fail(report.failure_text(result), pytrace=False)
-    return result

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_taskqueue import load
 from pytest_taskqueue.load import ClientLog, LoadLog
-from pytest_taskqueue.subjects import Span
+from pytest_taskqueue.tally import Span
 from pytest_taskqueue.wording import named
 from taskqueue_core import Task
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import pytest
 
 from pytest_taskqueue import report
 from pytest_taskqueue.campaign import Campaign, Interrupted
+from pytest_taskqueue.naming import KINDS, Names
+from pytest_taskqueue.options import settings
 from pytest_taskqueue.results import ComparisonResult
 from pytest_taskqueue.verdict import Verdict
 
@@ -50,6 +53,35 @@ def measure(campaign: Campaign, clients: int) -> ComparisonResult:
     except Interrupted as ended:
         reason = f"no verdict: {ended}"
     pytest.fail(reason, pytrace=False)
+
+
+def compare(
+    request: pytest.FixtureRequest, options: Mapping[str, object], args: Sequence[object] = ()
+) -> ComparisonResult:
+    """The comparison that a test asks for, by the options it names. Skips the test where none can be judged."""
+    from pytest_taskqueue import plugin
+
+    config = request.config
+    if (reason := unfit(config)) is not None:
+        pytest.skip(f"a comparison {reason}")
+    problem = ""
+    try:
+        names = Names(request)
+        texts = {name: names.of(KINDS[name], given) if name in KINDS else given for name, given in options.items()}
+        campaign = Campaign(
+            settings(config, texts, args),
+            config.rootpath,
+            plugin.command_line(config),
+            plugin.progress(config),
+            names.catalogue(),
+        )
+    except (ValueError, pytest.UsageError) as error:
+        problem = str(error)
+    if problem:
+        pytest.fail(problem, pytrace=False)
+    result = measure(campaign, *campaign.config.clients)
+    config.stash[plugin.MARKED].append((request.node.nodeid, result, campaign.files[result.clients]))
+    return result
 
 
 def settle(result: ComparisonResult, inconclusive: str) -> None:

@@ -15,7 +15,7 @@ from operator import index
 from typing import Any
 
 from pytest_taskqueue.hangs import still_alive
-from pytest_taskqueue.subjects import Subject
+from pytest_taskqueue.subjects import ProtocolError, Subject, future
 from taskqueue_core import Task
 
 clock = time.perf_counter
@@ -34,6 +34,7 @@ SAMPLE = 0.05
 """Share of the outputs that are looked at the moment their result arrives."""
 
 _DEPTH_EVERY = 0.02
+_NOTHING = object()
 
 
 @dataclass(slots=True)
@@ -113,6 +114,7 @@ class ClosedLoop:
         self._stop = threading.Event()
         self._closes = float("inf")
         self._due: Callable[[int, int], float] | None = None
+        self._fault: ProtocolError | None = None
 
     def run(self, window: float) -> LoadLog:
         """Load the subject and measure for `window` seconds.
@@ -137,6 +139,7 @@ class ClosedLoop:
             self._stop.set()
             sampler.end()
         hung = _join(threads, self._patience() if came else MARGIN) + sampler.hung()
+        self._raise_fault()
         if not ramped:
             return LoadLog(begun, closes, self._logs, cpu, (), hung, ramped=False)
         return LoadLog(opens, closes, self._logs, cpu, sampler.depths(), hung, monotonic_s=monotonic)
@@ -155,6 +158,7 @@ class ClosedLoop:
                 pass  # not there yet, and getting on
         finally:
             self._stop.set()
+        self._raise_fault()
         opens = min((log.starts[0] for log in self._logs if log.starts), default=begun)
         closes = max((log.ends[-1] for log in self._logs if log.ends), default=clock())
         return LoadLog(opens, closes, self._logs, time.process_time() - cpu, (), hung)
@@ -170,6 +174,10 @@ class ClosedLoop:
 
     def _finished(self) -> int:
         return sum(len(log.ends) for log in self._logs)
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
 
     def _patience(self) -> float:
         return patience(self._end)
@@ -205,6 +213,8 @@ class ClosedLoop:
             log.left = clock()
         except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise to; the slot is invalid
             self._stop.set()
+            if isinstance(error, ProtocolError):
+                self._fault = error
             log.broke = type(error).__name__
             with suppress(Exception):  # it may not even say what it is
                 log.broke = f"{type(error).__name__}: {error}"
@@ -223,16 +233,19 @@ class ClosedLoop:
     def _one(self, number: int, k: int, rng: random.Random) -> bool:
         """Submit one task and wait for its result; False when the client must give up."""
         log, task = self._logs[number], self._task(number, k)
+        given: Any = _NOTHING
         value, longest, failed = None, PATIENCE, False
         start = self._begin(number, k)
         try:
-            future = self._subject.submit(task)
+            given = self._subject.submit(task)
             if self._end - start < PATIENCE:
                 longest = self._patience()
-            value = future.result(longest)
+            value = given.result(longest)
             end = clock()
         except Exception as error:  # noqa: BLE001 - a task that fails is counted, whatever it raises
             end = clock()
+            if isinstance(error, AttributeError | TypeError) and given is not _NOTHING:
+                future(self._subject, given)
             if isinstance(error, TimeoutError) and end - start > longest / 2:  # sooner it is the task's own
                 log.lost = k
                 log.starts.append(start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -29,15 +30,17 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(INI_PREFIX + option.name, f"default of {option.flag()}", type="string", default="")
 
 
-def settings(config: pytest.Config, marker: pytest.Mark | None = None) -> CompareConfig:
-    """The options of this run, or those of a marked test, whose marker wins. Raises pytest.UsageError."""
-    if marker is None and CONFIG in config.stash:
+def settings(
+    config: pytest.Config, named: Mapping[str, object] | None = None, args: Sequence[object] = ()
+) -> CompareConfig:
+    """The options of this run, or those of a test that names some of them, which win. Raises pytest.UsageError."""
+    if named is None and CONFIG in config.stash:
         return config.stash[CONFIG]
     command_line = {option.name: getattr(config.option, INI_PREFIX + option.name) for option in OPTIONS}
     given = {name: _text(value) for name, value in command_line.items()}
     try:
-        if marker is not None:
-            return resolve_marker(marker.args, marker.kwargs, given, _environment(config), config.getini)
+        if named is not None:
+            return resolve_marker(args, named, given, _environment(config), config.getini)
         config.stash[CONFIG] = resolve(given, _environment(config), config.getini)
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None

@@ -20,6 +20,7 @@ from pytest_taskqueue.options import add_options, settings
 
 if TYPE_CHECKING:
     from pytest_taskqueue.campaign import Campaign
+    from pytest_taskqueue.config import CompareConfig
     from pytest_taskqueue.results import ComparisonResult, Standing
 
 SUITE = Path(__file__).parent / "suite" / "test_compare.py"
@@ -33,6 +34,7 @@ TIMEOUT_MARGIN = 60
 
 MARKER = "tq_compare"
 MARKED: pytest.StashKey[list[tuple[str, ComparisonResult, list[Path]]]] = pytest.StashKey()
+EVIDENCE: pytest.StashKey[list[ComparisonResult]] = pytest.StashKey()
 STATUS: pytest.StashKey[int] = pytest.StashKey()
 THREADS: pytest.StashKey[Collection[threading.Thread]] = pytest.StashKey()
 
@@ -42,12 +44,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """The hooks that others may implement."""
+    from pytest_taskqueue import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register fixtures and marker; under --tq-compare check the options and put the comparison into the run."""
-    from pytest_taskqueue import fixtures
+    from pytest_taskqueue import comparing, fixtures
     from pytest_taskqueue.progress import Progress
 
     config.pluginmanager.register(fixtures, "taskqueue-fixtures")
+    config.pluginmanager.register(comparing, "taskqueue-comparing")
     config.addinivalue_line(
         "markers",
         f"{MARKER}(**options): compare two queues before the test, by the --tq-* options, which may be given here "
@@ -60,15 +70,25 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from pytest_taskqueue.campaign import Campaign
     from pytest_taskqueue.judging import unfit
+    from pytest_taskqueue.naming import catalogue
 
     if (reason := unfit(config)) is not None:
         raise pytest.UsageError(f"--tq-compare {reason}")
     try:
-        config.stash[CAMPAIGN] = Campaign(settings(config), config.rootpath, command_line(config), progress(config))
+        config.stash[CAMPAIGN] = Campaign(
+            settings(config), config.rootpath, command_line(config), progress(config), catalogue(config)
+        )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     named = [str(SUITE) + arg.removeprefix(SUITE_ID) for arg in config.args if arg.startswith(SUITE_ID)]
     config.args = named or [str(SUITE)]  # as a red test is called in the summary; nothing else is collected
+
+
+def marked(item: pytest.Item) -> CompareConfig:
+    """The options of a marked test."""
+    marker = item.get_closest_marker(MARKER)
+    assert marker is not None
+    return settings(item.config, marker.kwargs, marker.args)
 
 
 def command_line(config: pytest.Config) -> str:
@@ -116,10 +136,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if item.get_closest_marker(MARKER) is not None and isinstance(item, pytest.Function):
         item.fixturenames.insert(0, "tq_comparison")  # first: nothing else is set up while two queues are measured
         try:
-            budget = settings(item.config, item.get_closest_marker(MARKER)).budget
+            budget = marked(item).budget
         except pytest.UsageError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-        _limit(item, budget)
+        _limit(item, budget + TIMEOUT_MARGIN)
+    elif "tq_compare" in getattr(item, "fixturenames", ()):
+        _limit(item, 0)  # none: each of its comparisons has a budget
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -129,16 +151,20 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     if comparison is not None:
         from pytest_taskqueue.judging import settle
 
-        settle(comparison, settings(item.config, item.get_closest_marker(MARKER)).inconclusive)
+        settle(comparison, marked(item).inconclusive)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """The summary begins with the verdict, where pytest would put how it was raised."""
+    """The summary begins with the verdict, where pytest would put how it was raised; a red test that has compared
+    queues itself shows what came out.
+    """
     report = yield
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None and (item.path == SUITE or item.get_closest_marker(MARKER) is not None):
         crash.message = crash.message.removeprefix("Failed: ")
+    if report.failed and report.when == "call":
+        report.sections += [("taskqueue: what was compared", str(result)) for result in item.stash.get(EVIDENCE, [])]
     return report
 
 
@@ -147,17 +173,17 @@ def _prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
     clients = settings(config).clients
     items.sort(key=lambda item: (clients.index(_callspec(item).params["clients"]), item.name.startswith("test_gate")))
     for item in items:
-        _limit(item, settings(config).budget)
+        _limit(item, settings(config).budget + TIMEOUT_MARGIN)
 
 
-def _limit(item: pytest.Item, budget: float) -> None:
+def _limit(item: pytest.Item, seconds: float) -> None:
     """Give it the time that measuring may take: a limit of the ini file is for ordinary tests. One that was asked for
     on the command line, in the environment or by a marker stays.
     """
     config = item.config
     asked = getattr(config.option, "timeout", None) is not None or os.environ.get("PYTEST_TIMEOUT")
     if config.pluginmanager.hasplugin("timeout") and not asked and item.get_closest_marker("timeout") is None:
-        item.add_marker(pytest.mark.timeout(budget + TIMEOUT_MARGIN))
+        item.add_marker(pytest.mark.timeout(seconds))
 
 
 def _callspec(item: pytest.Item) -> Any:

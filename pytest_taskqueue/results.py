@@ -83,7 +83,7 @@ class OpenResult:
     arms: Mapping[str, Figures]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ComparisonResult:
     """One comparison of two queues under one client count: the verdict and all its evidence.
 
@@ -118,3 +118,21 @@ class ComparisonResult:
     open_loop: OpenResult | None = None
     stacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate was shown."""
+        return self.verdict is Verdict.PASS
+
+    def __str__(self) -> str:
+        """The whole evidence."""
+        from pytest_taskqueue import report  # which shows what is defined here
+
+        evidence = [*report.table(self), "", report.verdict_line(self)]
+        return "\n".join([*report.failure_text(self).splitlines(), *evidence])
+
+    def __repr__(self) -> str:
+        """The verdict in one line, as a failed assertion shows it."""
+        from pytest_taskqueue import report
+
+        return f"<{report.verdict_line(self)}>"

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from pytest_taskqueue import report
 from pytest_taskqueue.campaign import Campaign
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.comparison import declaration
 from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, dotenv, resolve
 from pytest_taskqueue.hangs import watch_exit
@@ -24,9 +25,7 @@ from pytest_taskqueue.input_new.generate_tasks import generate
 from pytest_taskqueue.load import ClosedLoop
 from pytest_taskqueue.results import ComparisonResult, Standing
 from pytest_taskqueue.slots import SlotRunner
-from pytest_taskqueue.subjects import find_subject
 from pytest_taskqueue.verdict import Verdict, worst
-from pytest_taskqueue.workloads import find_workload
 from taskqueue_core import (
     MetricsSnapshot,
     ObjectStore,
@@ -169,11 +168,11 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     config: CompareConfig = resolve(
         {"workers": str(arguments.workers), "seed": str(arguments.seed)}, {}, lambda _: None
     )
-    workload = find_workload("thumbnail")
+    workload, queue = Catalogue().workload("thumbnail", config.seed), Catalogue().subject("optimized")
     with tempfile.TemporaryDirectory(prefix="taskqueue-", ignore_cleanup_errors=True) as folder:
         runner = SlotRunner(workload, config, arguments.clients, Path(folder))
         for window in (WARMUP_S, WINDOW_S):
-            slot = runner.run("optimized", find_subject("optimized"), partial(ClosedLoop.run, window=window)).result
+            slot = runner.run("optimized", queue, partial(ClosedLoop.run, window=window)).result
     figures = slot.figures
     print(f"optimized queue alone: {workload.text}; {arguments.clients} clients, {arguments.workers} workers")
     print(f"throughput  {figures.throughput:,.1f} tasks/s")

@@ -22,7 +22,8 @@ from pytest_taskqueue.leftovers import Before, leftovers
 from pytest_taskqueue.load import ClosedLoop, LoadLog, Look, patience
 from pytest_taskqueue.machine import resident_mb
 from pytest_taskqueue.results import SlotResult
-from pytest_taskqueue.subjects import Setup, Subject, SubjectFactory, Tally
+from pytest_taskqueue.subjects import ProtocolError, Setup, Subject, SubjectFactory, opened
+from pytest_taskqueue.tally import Tally
 from pytest_taskqueue.workloads import Workload
 from taskqueue_core import Task
 
@@ -75,7 +76,7 @@ class SlotRunner:
         self._directory = directory
         self._count = 0
         self._before = Before.now()  # once: what a queue leaves between two slots was not there before
-        workload.prepare(directory, config.seed)
+        workload.prepare(directory)
 
     def run(
         self,
@@ -140,7 +141,7 @@ class _Run:
         self._workload = workload
         self._config = config
         self._clients = clients
-        self._arm = arm
+        self._who = _called(arm, config)
         self._folder = folder
         self._end = end
         self._before = before
@@ -156,7 +157,7 @@ class _Run:
             subject = self._open(factory)
             look = self._look(subject)
             try:
-                with _blaming(f"{self._arm} broke under load"):
+                with _blaming(f"{self._who} broke under load"):
                     log = drive(self._loop(subject, look))
                 self._note_hangs(log)
             finally:
@@ -166,7 +167,7 @@ class _Run:
             errors_judged = any(gate.metric == "errors" for gate in self._config.gates)
             if self.stacks:  # it is found wrong, and not asked for its outputs any more
                 look = _not_asked
-            with _blaming(f"the outputs of {self._arm} could not be looked at"):
+            with _blaming(f"the outputs of {self._who} could not be looked at"):
                 problems = self._bounded(
                     lambda: [*integrity.problems(log, self._workload.task, worked, look, errors_judged=errors_judged)]
                 )
@@ -195,14 +196,14 @@ class _Run:
             images=images,
             tally=tally if images is not None else Tally(),  # whoever is given the work has nothing to tell
         )
-        with _blaming(f"{self._arm} could not be opened"):
-            subject: Subject = self._bounded(lambda: factory(setup))
+        with _blaming(f"{self._who} could not be opened"):
+            subject: Subject = self._bounded(lambda: opened(factory, setup))
         return subject
 
     def _close(self, subject: Subject) -> object:
         """Its report. One that hangs under load, or once the time is over, gets no long time for it."""
         timeout = HOPELESS if self.stacks else min(CLOSE_TIMEOUT, patience(self._end))
-        with _blaming(f"{self._arm} could not be closed"):
+        with _blaming(f"{self._who} could not be closed"):
             try:
                 return self._hand.call(lambda: subject.close(timeout), timeout + OVERTIME)
             except Hang:
@@ -233,17 +234,25 @@ class _Run:
         images = self._workload.images(self._folder)
         if images is None:
             return lambda task, value: self._workload.problem(task, value, None)
-        with _blaming(f"{self._arm} could not tell where an output is"):
+        with _blaming(f"{self._who} could not tell where an output is"):
             place = self._bounded(lambda: getattr(subject, "output", images.output))
 
         def look(task: Task, value: Any) -> str | None:
-            with _blaming(f"{self._arm} could not tell where an output is"):
+            with _blaming(f"{self._who} could not tell where an output is"):
                 output = place(task)
             if self._outputs is not None and output not in self._outputs:
                 return "no output before it was asked for"
             return self._workload.problem(task, value, output)
 
         return look
+
+
+def _called(arm: str, config: CompareConfig) -> str:
+    """An arm and its subject, where that is called otherwise."""
+    subject = {"baseline": config.baseline, "optimized": config.baseline if config.aa else config.optimized}.get(
+        arm, arm
+    )
+    return arm if subject == arm else f"{arm} ({subject})"
 
 
 def _not_asked(task: Task, value: Any) -> None:  # noqa: ARG001
@@ -257,6 +266,8 @@ def _blaming(what: str) -> Iterator[None]:
         yield
     except SubjectError:
         raise
+    except ProtocolError as error:
+        raise SubjectError(f"{what}: {error}") from error
     except Hang as hang:
         raise SubjectError(f"{what}: {hang}", hang.stacks) from None
     except Exception as error:

@@ -18,9 +18,10 @@ from typing import Any
 from toys import LONG, Pool
 
 from pytest_taskqueue import load
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.load import ClientLog
 from pytest_taskqueue.subjects import Setup
-from pytest_taskqueue.workloads import find_workload, image_processor
+from pytest_taskqueue.thumbnails import image_processor
 from taskqueue_core import RetryPolicy, Task, TaskQueue, TransientError
 
 RARE = 1000  # one task in so many
@@ -148,8 +149,8 @@ class WorksAhead(Pool):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        workload = find_workload("io")
-        workload.prepare(setup.directory, 7)
+        workload = Catalogue().workload("io", 7)
+        workload.prepare(setup.directory)
         ahead = [workload.task(client, k) for client in range(10) for k in range(40)]
         self.known = {task.key: value for task, value in zip(ahead, self._executor.map(self.do, ahead), strict=True)}
 

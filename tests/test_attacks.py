@@ -15,10 +15,9 @@ import pytest
 import toys
 
 from pytest_taskqueue import load
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.config import resolve
 from pytest_taskqueue.slots import SlotRunner, SubjectError
-from pytest_taskqueue.subjects import find_subject
-from pytest_taskqueue.workloads import find_workload
 from taskqueue_core import Task
 
 released = threading.Event()
@@ -39,7 +38,7 @@ def put_back() -> Iterator[None]:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> SlotRunner:
-    return SlotRunner(find_workload("io"), resolve({}, {}, {}.get), 5, tmp_path)
+    return SlotRunner(Catalogue().workload("io", 7), resolve({}, {}, {}.get), 5, tmp_path)
 
 
 def problems(runner: SlotRunner, kind: Any) -> tuple[str, ...]:
@@ -105,7 +104,7 @@ def test_leaving_the_program_is_an_error_of_the_queue(runner: SlotRunner, where:
 def test_a_module_that_leaves_the_program_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)", encoding="utf-8")
     with pytest.raises(ValueError, match="cannot be imported: SystemExit: 0"):
-        find_subject(f"{tmp_path / 'leaves.py'}:Queue")
+        Catalogue().subject(f"{tmp_path / 'leaves.py'}:Queue")
 
 
 def test_a_subject_may_import_its_neighbours(tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_a_subject_may_import_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "old_neighbour.py").write_text("class Base: pass", encoding="utf-8")
     (tmp_path / "new.py").write_text("from old_neighbour import Base\nclass New(Base): pass", encoding="utf-8")
     before = list(sys.path)
-    assert find_subject(f"{tmp_path / 'new.py'}:New").__name__ == "New"
+    assert Catalogue().subject(f"{tmp_path / 'new.py'}:New").__name__ == "New"
     assert sys.path == before
 
 
@@ -135,7 +134,7 @@ def test_a_client_that_dies_of_an_error_without_words_is_noticed(runner: SlotRun
 
 
 def test_a_look_that_breaks_tells_where_the_queue_was_asked(tmp_path: Path) -> None:
-    runner = SlotRunner(find_workload("thumbnail"), resolve({}, {}, {}.get), 5, tmp_path)
+    runner = SlotRunner(Catalogue().workload("thumbnail", 7), resolve({}, {}, {}.get), 5, tmp_path)
     try:
         found = " ".join(problems(runner, toys.NoOutput))
     except SubjectError as error:  # none of the sampled outputs came before the last look
@@ -176,7 +175,7 @@ def test_names_from_a_queue_cannot_command_the_terminal(runner: SlotRunner) -> N
 def test_failed_tasks_are_not_asked_for_their_result_as_well(tmp_path: Path) -> None:
     """With a gate on errors they are its business alone."""
     config = resolve({"gate": "errors<=100000"}, {}, {}.get)
-    runner = SlotRunner(find_workload("io"), config, 5, tmp_path)
+    runner = SlotRunner(Catalogue().workload("io", 7), config, 5, tmp_path)
 
     class Fails(toys.Pool):
         def do(self, task: Task) -> Any:

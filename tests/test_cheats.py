@@ -12,13 +12,13 @@ import pytest
 import toys
 
 from pytest_taskqueue import load
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.comparison import Comparison
 from pytest_taskqueue.config import resolve
 from pytest_taskqueue.results import ComparisonResult
 from pytest_taskqueue.slots import SlotRunner
 from pytest_taskqueue.subjects import SubjectFactory
 from pytest_taskqueue.verdict import Verdict
-from pytest_taskqueue.workloads import find_workload
 
 CLIENTS = 10
 CLOCK = r"time\.perf_counter was replaced: no time can be trusted"
@@ -136,6 +136,6 @@ def test_a_ledger_with_nothing_but_finished_rows_is_no_problem() -> None:
 )
 def test_one_slot_finds_a_cheat_out(kind: SubjectFactory, workload: str, reason: str, tmp_path: Path) -> None:
     """Around each task's work stand two readings of the clock that no client knows."""
-    runner = SlotRunner(find_workload(workload), resolve({}, {}, {}.get), CLIENTS, tmp_path)
+    runner = SlotRunner(Catalogue().workload(workload, 7), resolve({}, {}, {}.get), CLIENTS, tmp_path)
     problems = runner.run("optimized", kind, lambda loop: loop.run(0.3)).result.problems
     assert [problem for problem in problems if re.match(reason, problem)], problems

@@ -11,13 +11,13 @@ import pytest
 import toys
 
 from pytest_taskqueue import comparison, export, load, report, slots
+from pytest_taskqueue.arms import BUILT_IN
 from pytest_taskqueue.campaign import Campaign, Interrupted
 from pytest_taskqueue.comparison import Comparison, declaration
 from pytest_taskqueue.config import CompareConfig, ConfigError, resolve
 from pytest_taskqueue.machine import machine
 from pytest_taskqueue.report import failure_text, gate_text, table
 from pytest_taskqueue.results import ARMS, ComparisonResult, Standing
-from pytest_taskqueue.subjects import BUILT_IN
 from pytest_taskqueue.verdict import LOOKS, Gate, GateResult, Verdict
 from taskqueue_core import Task
 
@@ -132,13 +132,14 @@ def test_a_queue_that_goes_wrong_after_the_warm_up_is_found_out(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("kind", "workload", "reason"),
     [
-        ("NoOpen", "io", "optimized could not be opened: RuntimeError: no such driver"),
-        ("NoClose", "io", "optimized could not be closed: RuntimeError: the door is jammed"),
-        ("NoDepth", "io", "optimized broke under load: RuntimeError: lost count"),
+        ("NoOpen", "io", "could not be opened: RuntimeError: no such driver"),
+        ("NoClose", "io", "could not be closed: RuntimeError: the door is jammed"),
+        ("NoDepth", "io", "broke under load: RuntimeError: lost count"),
     ],
 )
 def test_a_queue_that_breaks_is_invalid_and_says_where(kind: str, workload: str, reason: str) -> None:
     result = compare("Pool", kind, workload=workload, clients=5, slot="0.3")
+    reason = f"optimized ({toys.__file__}:{kind}) {reason}"
     assert (result.verdict, result.reason) == (Verdict.INVALID, reason)
     assert places(result) == WARMUP[:1]
     assert set(result.arms) == {"baseline"}
@@ -295,7 +296,7 @@ def test_a_comparison_that_was_ended_is_not_measured_again(tmp_path: Path, error
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workload": "sleep"}, "--tq-workload: unknown workload 'sleep': there are"),
+        ({"workload": "sleep"}, "--tq-workload: unknown workload 'sleep': use thumbnail, io"),
         ({"optimized": "nope"}, "--tq-optimized: unknown subject 'nope': use"),
         ({"baseline": "nope.py:Old"}, "--tq-baseline: there is no file 'nope.py'"),
         ({"report": "file"}, "--tq-report: .*file"),

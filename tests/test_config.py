@@ -201,7 +201,7 @@ def marked(*args: object, cli: Mapping[str, str] = {}, env: Mapping[str, str] = 
 def test_a_marker_wins_over_command_line_and_environment_which_give_the_rest() -> None:
     found = marked(cli={"clients": "5", "workers": "3"}, env={"clients": "6", "seed": "9"}, clients=20)
     assert (found.clients, found.workers, found.seed) == ((20,), 3, 9)
-    assert found.given["clients"] == "clients of the marker tq_compare"
+    assert found.given["clients"] == "clients of tq_compare"
     assert found.given["workers"] == "--tq-workers"
     assert found.given["seed"] == "PYTEST_TQ_SEED"
 
@@ -219,14 +219,14 @@ def test_a_marker_takes_python_values() -> None:
 @pytest.mark.parametrize(
     ("args", "options", "message"),
     [
-        ((20,), {}, "marker tq_compare takes options by name, not 20: there are clients, workers, "),
-        ((), {"client": 20}, "marker tq_compare takes options by name, not 'client': there are clients, workers, "),
-        ((), {"clients": "5,6"}, "clients of the marker tq_compare: a marked test has one number of clients"),
-        ((), {"clients": [5, 6]}, "clients of the marker tq_compare: a marked test has one number of clients"),
-        ((), {"clients": 0}, "clients of the marker tq_compare '0': expected a number of clients of at least 1"),
-        ((), {"aa": "perhaps"}, "aa of the marker tq_compare 'perhaps': expected yes or no"),
-        ((), {"gate": []}, "gate of the marker tq_compare '': expected at least one gate"),
-        ((), {"budget": None}, "budget of the marker tq_compare 'None': expected a number of seconds above 0"),
+        ((20,), {}, "tq_compare takes options by name, not 20: there are clients, workers, "),
+        ((), {"client": 20}, "tq_compare takes options by name, not 'client': there are clients, workers, "),
+        ((), {"clients": "5,6"}, "clients of tq_compare: a marked test has one number of clients"),
+        ((), {"clients": [5, 6]}, "clients of tq_compare: a marked test has one number of clients"),
+        ((), {"clients": 0}, "clients of tq_compare '0': expected a number of clients of at least 1"),
+        ((), {"aa": "perhaps"}, "aa of tq_compare 'perhaps': expected yes or no"),
+        ((), {"gate": []}, "gate of tq_compare '': expected at least one gate"),
+        ((), {"budget": None}, "budget of tq_compare 'None': expected a number of seconds above 0"),
     ],
 )
 def test_a_marker_that_cannot_be_used_says_so_by_its_name(

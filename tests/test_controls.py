@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.config import resolve
 from pytest_taskqueue.results import ComparisonResult
-from pytest_taskqueue.subjects import Setup, find_subject
+from pytest_taskqueue.subjects import Setup
 from pytest_taskqueue.verdict import GateResult, Verdict, parse_gate
-from pytest_taskqueue.workloads import find_workload
 from taskqueue_core import Task
 from tests.benchmarks import arms, controls
 from tests.benchmarks.controls import CONTROLS, Control, Run, find_controls, line, main, table
@@ -129,8 +129,8 @@ def test_controls_name_what_there_is(each: Control) -> None:
     """The defaults hold where a control says nothing: 100 clients, 8 workers, slots chosen by themselves."""
     config = resolve(each.options, {}, {}.get)
     assert (config.clients, config.workers, config.slot) == ((100,), 8, None)
-    assert all(map(callable, map(find_subject, (config.baseline, config.optimized))))
-    assert find_workload(config.workload)
+    assert all(map(callable, map(Catalogue().subject, (config.baseline, config.optimized))))
+    assert Catalogue().workload(config.workload, 7)
 
 
 def test_the_arms_have_the_ratios_that_they_are_named_after() -> None:

@@ -42,8 +42,8 @@ class Case:
         return rf'File "{re.escape(hanging.__file__)}", line \d+, in {self.function}\n'
 
 
-OPEN = Case("Open", "__init__", r"optimized could not be opened: no answer within [\d.]+ s")
-CLOSE = Case("Close", "close", r"optimized could not be closed: no answer within [\d.]+ s")
+OPEN = Case("Open", "__init__", r"optimized \(hanging:Open\) could not be opened: no answer within [\d.]+ s")
+CLOSE = Case("Close", "close", r"optimized \(hanging:Close\) could not be closed: no answer within [\d.]+ s")
 OF_EXECUTOR = Case("WorkOfExecutor", "do", NO_RESULT)
 OF_STRANGERS = Case("WorkOfStrangers", "serve", NO_RESULT)
 CASES = [

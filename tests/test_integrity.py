@@ -19,15 +19,15 @@ import toys
 from helpers import NEVER, until
 
 from pytest_taskqueue import integrity, load
+from pytest_taskqueue.arms import BUILT_IN
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.config import resolve
 from pytest_taskqueue.integrity import IDLE_SHARE, problems, warnings
 from pytest_taskqueue.leftovers import Before, leftovers
 from pytest_taskqueue.load import ClientLog, ClosedLoop, LoadLog
 from pytest_taskqueue.results import SlotResult
 from pytest_taskqueue.slots import SlotRunner
-from pytest_taskqueue.subjects import BUILT_IN
 from pytest_taskqueue.wording import SHOWN
-from pytest_taskqueue.workloads import find_workload
 from taskqueue_core import Status, Task, TaskQueue, TransientError
 
 CLIENTS = 5
@@ -44,7 +44,9 @@ def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
         def drive(loop: ClosedLoop) -> LoadLog:
             return loop.run_tasks(each) if window is None else loop.run(window)
 
-        runner = SlotRunner(find_workload(workload), resolve({}, {}, {}.get), CLIENTS, tmp_path_factory.mktemp("slot"))
+        runner = SlotRunner(
+            Catalogue().workload(workload, 7), resolve({}, {}, {}.get), CLIENTS, tmp_path_factory.mktemp("slot")
+        )
         return runner.run("optimized", factory, drive).result
 
     return measure

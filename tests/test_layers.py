@@ -124,6 +124,7 @@ def test_only_a_few_start_threads():
         "taskqueue_core/pool.py",
         "taskqueue_core/queue.py",
         "taskqueue_core/workers.py",
+        "pytest_taskqueue/arms.py",
         "pytest_taskqueue/hangs.py",
         "pytest_taskqueue/ceiling.py",
         "pytest_taskqueue/load.py",

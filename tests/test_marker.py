@@ -72,12 +72,12 @@ UNFIT = {
 NEEDED = {"-n2": "xdist", "--cov=.": "pytest_cov"}
 
 BAD = {
-    "speed=3": "marker tq_compare takes options by name, not 'speed': there are clients, workers,",
-    "30": "marker tq_compare takes options by name, not 30: there are clients, workers,",
-    "clients=0": "clients of the marker tq_compare '0': expected a number of clients of at least 1",
-    "clients=[2, 3]": "clients of the marker tq_compare: a marked test has one number of clients",
-    "gate='faster'": "gate of the marker tq_compare 'faster': gate 'faster' is not understood",
-    "inconclusive='pass'": "inconclusive of the marker tq_compare 'pass': expected fail or skip",
+    "speed=3": "tq_compare takes options by name, not 'speed': there are clients, workers,",
+    "30": "tq_compare takes options by name, not 30: there are clients, workers,",
+    "clients=0": "clients of tq_compare '0': expected a number of clients of at least 1",
+    "clients=[2, 3]": "clients of tq_compare: a marked test has one number of clients",
+    "gate='faster'": "gate of tq_compare 'faster': gate 'faster' is not understood",
+    "inconclusive='pass'": "inconclusive of tq_compare 'pass': expected fail or skip",
 }
 
 
@@ -169,7 +169,7 @@ def test_other(): pass
     result.assert_outcomes(passed=1, errors=2)
     shown = out(result)
     assert "tq_comparison is for tests that are marked tq_compare(...)" in shown
-    assert "optimized of the marker tq_compare: there is no file 'nope.py' to take a subject from" in shown
+    assert "optimized of tq_compare: there is no file 'nope.py' to take a subject from" in shown
 
 
 def test_a_limit_that_was_asked_for_ends_it(pytester: pytest.Pytester) -> None:

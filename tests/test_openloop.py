@@ -13,12 +13,12 @@ import toys
 from helpers import until
 
 from pytest_taskqueue import comparison, export, integrity, report
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.comparison import Comparison
 from pytest_taskqueue.config import ConfigError, resolve
 from pytest_taskqueue.load import ClosedLoop
 from pytest_taskqueue.openloop import poisson_plan
 from pytest_taskqueue.results import ComparisonResult
-from pytest_taskqueue.subjects import find_subject
 from pytest_taskqueue.verdict import Verdict
 from taskqueue_core import Task
 
@@ -150,7 +150,7 @@ def test_wrong_work_in_the_open_loop_is_wrong_work(monkeypatch: pytest.MonkeyPat
             self.setup.work(task)
         return self.setup.work(task)
 
-    monkeypatch.setattr(find_subject(f"{toys.__file__}:Quick"), "do", do)
+    monkeypatch.setattr(Catalogue().subject(f"{toys.__file__}:Quick"), "do", do)
     result = compare("Slow", "Quick")
     assert result.verdict is Verdict.INVALID
     assert "worked on more than once" in result.reason

@@ -260,7 +260,7 @@ REFUSED = {
     "--tq-gate=nonsense": "--tq-gate 'nonsense': gate 'nonsense' is not understood; write METRIC<=RATIOx",
     "--tq-optimized=nope": "--tq-optimized: unknown subject 'nope': use baseline, optimized",
     "--tq-baseline=nope.py:Old": "--tq-baseline: there is no file 'nope.py' to take a subject from",
-    "--tq-workload=sleep": "--tq-workload: unknown workload 'sleep': there are thumbnail, io, cpu, noop",
+    "--tq-workload=sleep": "--tq-workload: unknown workload 'sleep': use thumbnail, io, cpu, noop, mixed, ",
     "--tq-report=file": "--tq-report: ",
     "--benchmark-disable": "--tq-compare publishes through pytest-benchmark: leave --benchmark-disable out",
     "--benchmark-skip": "--tq-compare publishes through pytest-benchmark: leave --benchmark-skip out",
@@ -323,7 +323,7 @@ def test_help_and_fixtures_show_what_there_is(pytester: pytest.Pytester) -> None
         assert f"tq_{option.name} (string): default of {option.flag()}" in wrapped
     names = re.findall(r"^(tq_\w+|make_tq_\w+)( \[session scope\])? -- ", fixtures, re.MULTILINE)
     assert sorted(name for name, _ in names) == [
-        "make_tq_queue", "tq_baseline", "tq_comparison", "tq_config", "tq_faults", "tq_load",
+        "make_tq_queue", "tq_baseline", "tq_compare", "tq_comparison", "tq_config", "tq_faults", "tq_load",
         "tq_pool", "tq_processor", "tq_queue",
     ]  # fmt: skip
     assert "no docstring available" not in fixtures.partition("tq_config")[2]

@@ -11,16 +11,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import toys
 from helpers import environ
 
 from pytest_taskqueue import export, scripts
+from pytest_taskqueue.arms import BUILT_IN
+from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.results import ARMS
-from pytest_taskqueue.subjects import BUILT_IN
 from pytest_taskqueue.verdict import Verdict
-from pytest_taskqueue.workloads import find_workload
 from taskqueue_core import read_tasks
 
 ROOT = Path(__file__).parents[1]
@@ -300,7 +301,8 @@ def test_benchmark_of_wrong_work_exits_with_4(
 ) -> None:
     monkeypatch.setitem(BUILT_IN, "optimized", toys.Doubles)
     monkeypatch.setattr(toys.Doubles, "threads", 4)
-    monkeypatch.setattr(scripts, "find_workload", lambda name: find_workload("io"))
+    found, io = Catalogue(), lambda name, seed: Catalogue().workload("io", seed)
+    monkeypatch.setattr(scripts, "Catalogue", lambda: SimpleNamespace(subject=found.subject, workload=io))
     assert scripts.optimized(short_benchmark) == 4
     assert capsys.readouterr().err == f"INVALID: 1 task worked on more than once: io-{toys.ONE}\n"
 

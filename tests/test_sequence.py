@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_taskqueue import comparison
+from pytest_taskqueue.arms import BUILT_IN
 from pytest_taskqueue.comparison import SAME_PAIRS, Comparison
 from pytest_taskqueue.config import resolve
 from pytest_taskqueue.export import to_dict
@@ -19,7 +20,6 @@ from pytest_taskqueue.figures import Measured, combine, metrics
 from pytest_taskqueue.report import failure_text, gate_text, progress_line, table, verdict_line
 from pytest_taskqueue.results import ComparisonResult, SlotResult, Standing
 from pytest_taskqueue.slots import Slot
-from pytest_taskqueue.subjects import BUILT_IN
 from pytest_taskqueue.verdict import LOOKS, Gate, Noise, Pair, Verdict, judge
 
 Run = Callable[..., ComparisonResult]

@@ -1,0 +1,64 @@
+"""What the names of a pytest run stand for: built-in ones, those of hooks, of fixtures, and classes without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from pytest_taskqueue.catalogue import Catalogue
+
+CATALOGUE: pytest.StashKey[Catalogue] = pytest.StashKey()
+
+KINDS = {"baseline": "subject", "optimized": "subject", "workload": "workload"}
+"""The options that name something."""
+
+
+def catalogue(config: pytest.Config) -> Catalogue:
+    """The built-in names and those that hooks give. Raises ValueError for a name that is given twice."""
+    if CATALOGUE not in config.stash:
+        config.stash[CATALOGUE] = Catalogue(
+            _merged("subject", config.hook.pytest_taskqueue_subjects(config=config)),
+            _merged("workload", config.hook.pytest_taskqueue_workloads(config=config)),
+        )
+    return config.stash[CATALOGUE]
+
+
+def _merged(what: str, answers: list[Mapping[str, Any] | None]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for answer in answers:
+        for name, given in dict(answer or {}).items():
+            if merged.setdefault(name, given) is not given:
+                raise ValueError(f"the hook pytest_taskqueue_{what}s gives the name {name!r} twice")
+    return merged
+
+
+class Names:
+    """Names for one test, which may use classes and fixtures as well."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+        self._known = catalogue(request.config)
+        self._own: dict[str, dict[str, Callable[..., Any]]] = {"subject": {}, "workload": {}}
+
+    def of(self, kind: str, given: Any) -> str:
+        """A name for what was given: a name, also of a fixture that gives a class, or a class."""
+        if isinstance(given, str):
+            if given.isidentifier() and not self._known.has(kind, given):
+                self._take_fixture(kind, given)
+            return given
+        name = getattr(given, "__qualname__", None) or type(given).__qualname__
+        self._own[kind][name] = given
+        return str(name)
+
+    def catalogue(self) -> Catalogue:
+        """All of them."""
+        return Catalogue(
+            {**self._known.subjects, **self._own["subject"]}, {**self._known.workloads, **self._own["workload"]}
+        )
+
+    def _take_fixture(self, kind: str, name: str) -> None:
+        with suppress(pytest.FixtureLookupError):  # then it is unknown, and whoever looks for it says so
+            self._own[kind][name] = self._request.getfixturevalue(name)
