@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from pytest_taskqueue.arms import BUILT_IN
 from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.subjects import Setup
 from pytest_taskqueue.thumbnails import Thumbnails
-from pytest_taskqueue.workloads import WORKLOADS, Burn
+from pytest_taskqueue.workloads import WORKLOADS, Burn, Computed, Mixed
 from taskqueue_core import Task
 
 CLIENTS, EACH = 20, 70
@@ -133,3 +134,41 @@ def test_both_arms_make_the_same_bytes(thumbnails: Thumbnails, tmp_path: Path) -
 def test_an_unknown_workload_is_told_which_there_are() -> None:
     with pytest.raises(ValueError, match="unknown workload 'sleep': use thumbnail, io, cpu, noop, mixed, package"):
         Catalogue().workload("sleep", 7)
+
+
+class Anything(dict[str, int]):
+    """Equal to whatever it is compared with."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "right"),
+    [
+        ([1, "ü"], (1, "ü"), True),
+        ({"a": 1, "b": None}, {"b": None, "a": 1}, True),
+        (1.0, 1, False),
+        (True, 1, False),
+        (Anything(), {"a": 1}, False),
+        ({1, 2}, {2, 1}, True),
+        (Path("a"), "a", False),
+    ],
+)
+def test_a_value_is_compared_as_json_has_it(value: object, expected: object, right: bool) -> None:
+    """So that a queue which stores values may be measured against one that hands them over."""
+    own = SimpleNamespace(task=None, work=None, expected=lambda task: expected)
+    problem = Computed(own, "own").problem(Task("t"), value, None)
+    assert problem == (None if right else f"its result is {value!r}, expected {expected!r}")
+
+
+def test_mixed_sizes_have_a_heavy_tail() -> None:
+    """A hundredth of the tasks is a hundred times as long as the shortest."""
+    workload = Mixed(7)
+    sizes = sorted(workload.task(client, k).params["size"] for client in range(50) for k in range(100))
+    assert (sizes[0], sizes[-1]) == (1.0, 300)
+    assert 1.8 < sizes[len(sizes) // 2] < 2.2
+    assert 80 < sizes[-len(sizes) // 100] < 125
+    assert sum(size for size in sizes if size >= 100) > 0.2 * sum(sizes)
