@@ -153,24 +153,32 @@ class ThreadsSubject:
     def __init__(self, setup: Setup) -> None:
         self._work = setup.work
         self._tasks: queue.Queue[tuple[Task, Future[Any]] | None] = queue.Queue(setup.queue_size)
+        self._closed = False
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(setup.workers)]
         for thread in self._threads:
             thread.start()
 
     def submit(self, task: Task) -> Future[Any]:
-        """Waits for a place."""
+        """Waits for a place. Raises RuntimeError once it is closed."""
+        if self._closed:
+            raise RuntimeError("the queue is closed")
         future: Future[Any] = Future()
         self._tasks.put((task, future))
         return future
 
     def close(self, timeout: float) -> None:
-        """What waits is worked on first, as far as the time goes."""
+        """What waits is worked on first, as far as the time goes; the rest is cancelled."""
+        self._closed = True
         end = time.monotonic() + timeout
         with suppress(queue.Full):  # all are stuck
-            for _ in self._threads:
-                self._tasks.put(None, timeout=max(end - time.monotonic(), 0.0))
+            self._tasks.put(None, timeout=timeout)
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0.0))
+        with suppress(queue.Empty):
+            while True:
+                if (left := self._tasks.get_nowait()) is not None:
+                    left[1].cancel()
+        self._tasks.put(None)  # for those that were stuck
 
     def depth(self) -> int:
         """How many tasks wait."""
@@ -183,6 +191,8 @@ class ThreadsSubject:
                 future.set_result(self._work(task))
             except BaseException as error:  # noqa: BLE001 - it belongs to the caller
                 future.set_exception(error)
+        with suppress(queue.Full):
+            self._tasks.put_nowait(None)  # for the next thread
 
 
 BUILT_IN: dict[str, SubjectFactory] = {

@@ -11,6 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from pytest_taskqueue.config import CompareConfig
     from pytest_taskqueue.input_new.baseline_task_queue_v2 import BaselineTaskQueue
+    from pytest_taskqueue.testing.clocks import Clock
+    from pytest_taskqueue.testing.crashes import Crash
     from taskqueue_core import FaultInjector, ProcessorLike, Task, TaskQueue, WorkerPool
 
 CLOSE_TIMEOUT = 5.0
@@ -41,8 +43,9 @@ def make_tq_queue(
 ) -> Iterator[Callable[..., TaskQueue]]:
     """Makes queues: `make_tq_queue(processor, ledger=..., **knobs)`, each on a ledger of its own unless told.
 
-    Workers and places come from --tq-workers and --tq-queue-size unless told. At teardown every queue is closed
-    within 5 s; a task that is stuck then is an error that names it.
+    Workers and places come from --tq-workers and --tq-queue-size unless told. With `manual=True` a queue begins no
+    task until it is told, see `tq_manual_queue`. At teardown every queue is closed within 5 s; a task that is stuck
+    then is an error that names it.
     """
     from taskqueue_core import TaskQueue
 
@@ -51,6 +54,8 @@ def make_tq_queue(
     def make(processor: ProcessorLike | None = None, **knobs: Any) -> TaskQueue:
         if "settings" not in knobs:
             knobs = {"max_workers": tq_config.workers, "queue_size": tq_config.queue_size, **knobs}
+        if knobs.pop("manual", False):
+            knobs["paused"] = True
         knobs.setdefault("ledger", tmp_path / f"tasks-{len(queues)}.db")
         queues.append(TaskQueue(processor or tq_processor, **knobs))
         return queues[-1]
@@ -66,6 +71,43 @@ def make_tq_queue(
 def tq_queue(make_tq_queue: Callable[..., TaskQueue]) -> TaskQueue:
     """A TaskQueue on a ledger in `tmp_path`; its tasks do what `tq_processor` says."""
     return make_tq_queue()
+
+
+@pytest.fixture
+def tq_manual_queue(make_tq_queue: Callable[..., TaskQueue]) -> TaskQueue:
+    """A TaskQueue that begins no task until it is told: `drain(queue)` runs what is due, `queue.resume()` everything.
+
+    Otherwise like `tq_queue`. `drain` and the assertions are in `pytest_taskqueue.testing`.
+    """
+    return make_tq_queue(manual=True)
+
+
+@pytest.fixture
+def tq_clock() -> Iterator[Clock]:
+    """The clock that stored times come from: `tq_clock.advance(60)` moves it forward for every queue in the process.
+
+    Tasks that wait for a retry are due at once, old successes are forgotten, `created_at` follows. It moves no
+    measurement and no timeout: `time.perf_counter`, `time.monotonic` and `time.time` stay as they are. At teardown it
+    is put right again.
+    """
+    from pytest_taskqueue.testing.clocks import Clock
+
+    clock = Clock()
+    yield clock
+    clock.put_right()
+
+
+@pytest.fixture
+def tq_crash_at() -> Callable[..., Crash]:
+    """Kills a real process at a named point: `tq_crash_at("settle.before_commit", story, ledger=path)`.
+
+    `story` is a function at the top level of the test file; it is called with the other arguments in a new process,
+    which is killed where and when it reaches the point (`nth=2`: the second time). Open the ledger afterwards, with
+    `make_tq_queue(ledger=path)`, and see what is left. It is `crash_at` of `pytest_taskqueue.testing`.
+    """
+    from pytest_taskqueue.testing import crash_at
+
+    return crash_at
 
 
 @pytest.fixture

@@ -44,14 +44,19 @@ class Hand:
 
     def call(self, what: Callable[[], Any], seconds: float) -> Any:
         """What the call returns or raises. Raises Hang when that takes longer than `seconds`."""
-        outcome: Future[Any] = Future()
-        self._calls.put((what, outcome))
+        outcome = self.begin(what)
         try:
             return outcome.result(seconds)
         except TimeoutError:
             if outcome.done():  # the call's own
                 raise
             raise Hang(seconds, stacks([self.thread])) from None
+
+    def begin(self, what: Callable[[], Any]) -> Future[Any]:
+        """Make a call without waiting for it."""
+        outcome: Future[Any] = Future()
+        self._calls.put((what, outcome))
+        return outcome
 
     def end(self) -> None:
         """Make no more calls; the thread ends, or does so when the call it makes comes back."""

@@ -7,9 +7,33 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from pytest_taskqueue.config import INI_PREFIX, OPTIONS, CompareConfig, ConfigError, dotenv, resolve, resolve_marker
+from pytest_taskqueue.config import (
+    ENV_PREFIX,
+    INI_PREFIX,
+    OPTIONS,
+    CompareConfig,
+    ConfigError,
+    Option,
+    dotenv,
+    resolve,
+    resolve_marker,
+)
 
 CONFIG: pytest.StashKey[CompareConfig] = pytest.StashKey()
+
+CONFORMANCE = (
+    Option("subject", "SUBJECT", "optimized", "queue that the conformance suite examines, named as above", str),
+    Option(
+        "promises",
+        "NAMES",
+        "own",
+        "what the conformance suite holds it to, beyond the basics: own (what it promises itself), all, or names such "
+        "as bounded,durable",
+        str,
+    ),
+    Option("conformance_json", "FILE", "", "file to write what the conformance suite found to, as JSON", str),
+)
+"""The options of `pytest --pyargs pytest_taskqueue.suite.conformance`."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -20,11 +44,11 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="run a baseline queue and an optimized queue under the same load and decide; nothing else is run",
     )
-    for option in OPTIONS:
+    for option in (*OPTIONS, *CONFORMANCE):
         group.addoption(
             option.flag(),
             dest=INI_PREFIX + option.name,
-            help=f"{option.help} (default: {option.default})",
+            help=f"{option.help} (default: {option.default or 'none'})",
             **option.arguments(),
         )
         parser.addini(INI_PREFIX + option.name, f"default of {option.flag()}", type="string", default="")
@@ -45,6 +69,18 @@ def settings(
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
     return config.stash[CONFIG]
+
+
+def conformance_options(config: pytest.Config) -> dict[str, str]:
+    """The options of the conformance suite, from the same sources."""
+    environ = _environment(config)
+    return {
+        option.name: getattr(config.option, INI_PREFIX + option.name)
+        or environ.get(ENV_PREFIX + option.name.upper())
+        or config.getini(INI_PREFIX + option.name)
+        or option.default
+        for option in CONFORMANCE
+    }
 
 
 def _environment(config: pytest.Config) -> dict[str, str]:

@@ -42,6 +42,7 @@ THREADS: pytest.StashKey[Collection[threading.Thread]] = pytest.StashKey()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --tq-compare and the options of a comparison."""
     add_options(parser)
+    parser.addini("tq_checks", "look after each test for what its task queues left behind", type="bool", default=True)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -53,11 +54,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register fixtures and marker; under --tq-compare check the options and put the comparison into the run."""
-    from pytest_taskqueue import comparing, fixtures
+    from pytest_taskqueue import comparing, fixtures, guards
     from pytest_taskqueue.progress import Progress
 
     config.pluginmanager.register(fixtures, "taskqueue-fixtures")
     config.pluginmanager.register(comparing, "taskqueue-comparing")
+    guards.register(config)
     config.addinivalue_line(
         "markers",
         f"{MARKER}(**options): compare two queues before the test, by the --tq-* options, which may be given here "
@@ -66,7 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MARKED] = []
     config.stash[THREADS] = frozenset(threading.enumerate())
     config.pluginmanager.register(Progress(config), PROGRESS)
-    if not config.option.tq_compare or hasattr(config, "workerinput"):
+    if not config.option.tq_compare:
+        _configure_conformance(config)
+        return
+    if hasattr(config, "workerinput"):
         return
     from pytest_taskqueue.campaign import Campaign
     from pytest_taskqueue.judging import unfit
@@ -82,6 +87,16 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     named = [str(SUITE) + arg.removeprefix(SUITE_ID) for arg in config.args if arg.startswith(SUITE_ID)]
     config.args = named or [str(SUITE)]  # as a red test is called in the summary; nothing else is collected
+
+
+def _configure_conformance(config: pytest.Config) -> None:
+    """When the conformance suite is among what is run, take part."""
+    if any("conformance" in arg for arg in config.args):  # nobody else has to wait for the imports
+        from pytest_taskqueue.conformance import session
+
+        if session.asked(config):
+            config.stash[session.RUN] = session.ConformanceRun(config)
+            config.pluginmanager.register(config.stash[session.RUN], "taskqueue-conformance")
 
 
 def marked(item: pytest.Item) -> CompareConfig:
@@ -139,9 +154,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             budget = marked(item).budget
         except pytest.UsageError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-        _limit(item, budget + TIMEOUT_MARGIN)
+        limit(item, budget + TIMEOUT_MARGIN)
     elif "tq_compare" in getattr(item, "fixturenames", ()):
-        _limit(item, 0)  # none: each of its comparisons has a budget
+        limit(item, 0)  # none: each of its comparisons has a budget
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -173,10 +188,10 @@ def _prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
     clients = settings(config).clients
     items.sort(key=lambda item: (clients.index(_callspec(item).params["clients"]), item.name.startswith("test_gate")))
     for item in items:
-        _limit(item, settings(config).budget + TIMEOUT_MARGIN)
+        limit(item, settings(config).budget + TIMEOUT_MARGIN)
 
 
-def _limit(item: pytest.Item, seconds: float) -> None:
+def limit(item: pytest.Item, seconds: float) -> None:
     """Give it the time that measuring may take: a limit of the ini file is for ordinary tests. One that was asked for
     on the command line, in the environment or by a marker stays.
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 
+from taskqueue_core import clock
 from taskqueue_core.arrows import Draft, Row, row_of
 from taskqueue_core.deadline import Deadline
 from taskqueue_core.entries import Call, Entry, Phase, conflict, draft_of
@@ -128,7 +128,7 @@ class Admission:
     def _pass_on(self, landings: Sequence[tuple[Entry, Row]], phase: Phase) -> None:
         """Pass new tasks on: to the workers, the bounded queue, or the feeder."""
         self._metrics.enqueued(len(landings))
-        self._inflight.land(landings, phase, time.time())
+        self._inflight.land(landings, phase, clock.now())
         entries = [entry for entry, _ in landings]
         if phase is Phase.CLAIMED:
             self._workers.ready(entries)

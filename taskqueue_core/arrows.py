@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from taskqueue_core import points
 from taskqueue_core.database import Connection, IntegrityError, to_record
 from taskqueue_core.errors import LedgerError
 from taskqueue_core.publish import Publication
@@ -173,6 +174,7 @@ def succeed(transaction: Transaction, successes: Sequence[Success], now: float) 
     for success, happened in zip(successes, moved, strict=True):
         if happened and success.output is not None:
             success.output.publish()
+            points.reach(points.AFTER_RENAME)
             if success.output.durable:
                 transaction.folders.add(success.output.temp_path.parent)
     return moved

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from taskqueue_core import points, watch
 from taskqueue_core.arrows import Row, Success
 from taskqueue_core.commits import PAUSE
 from taskqueue_core.entries import Entry
@@ -105,6 +106,8 @@ class Attempts:
         orphans = self._ledger.recover()
         for record in orphans:
             log_event("recovered", record.idempotency_key, record, level=logging.WARNING)
+            if record.finished:
+                watch.failed(self._ledger.file, record)
         self._metrics.count("recovered", len(orphans))
 
     def release(self, entries: Sequence[Entry]) -> list[str]:
@@ -181,10 +184,13 @@ class Attempts:
 
     def _process(self, entry: Entry) -> object:
         if self.timeouts is None:
+            if points.probe is not None:
+                points.reach(points.PROCESS)
             return self._processor(entry.task)
         row = entry.row
         self.timeouts.begin(entry, row)
         try:
+            points.reach(points.PROCESS)
             return self._processor(entry.task)
         finally:
             self.timeouts.end(row)
@@ -320,6 +326,7 @@ class Attempts:
     def _finish_failed(self, entry: Entry, record: TaskRecord, cause: BaseException) -> None:
         latency = None if entry.submitted_at is None else time.perf_counter() - entry.submitted_at
         self._metrics.finished("failed", [latency])
+        watch.failed(self._ledger.file, record)
         self._inflight.finish([(entry, record, "")], cause)
         if record.crashes:
             self._feeder.wake()

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from taskqueue_core.check import check, check_lines
+from taskqueue_core.closing import CloseReport
 from taskqueue_core.database import LedgerView
 from taskqueue_core.exits import EXPECTED, INTERRUPTED, OK, WRONG, drop_output, explain, leave, say
 from taskqueue_core.logs import JsonFormatter, logger
@@ -19,7 +20,6 @@ from taskqueue_core.metrics import MetricsSnapshot
 from taskqueue_core.objectstore import ObjectStore
 from taskqueue_core.options import make_parser
 from taskqueue_core.processor import Processor, find_pillow
-from taskqueue_core.queue import CloseReport
 from taskqueue_core.run import Run
 from taskqueue_core.settings import QueueSettings
 from taskqueue_core.signals import Signals

@@ -185,6 +185,12 @@ class GroupCommit:
                 self._tidy_at = math.inf
                 _safely(tidy)
 
+    def tidy_soon(self) -> None:
+        """See that the commit thread tidies up now."""
+        with self.door:
+            self._tidy_at = time.monotonic()
+            self._wake_thread()
+
     def _work(self) -> None:
         """Write and tell until there is nothing for a while; meanwhile nobody has to wake this thread again."""
         idle = 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskqueue_core import watch
 from taskqueue_core.errors import LedgerError
 from taskqueue_core.task import Status, TaskRecord
 
@@ -130,6 +131,7 @@ class LedgerView:
                 check_file(database, file, may_be_new=False)
                 if database.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
                     raise LedgerError(f"ledger {os.fspath(path)!r} is of an older version: open it as a queue once")
+                watch.read(file.resolve())
                 yield LedgerView(database, threading.Lock())
             finally:
                 database.close()
@@ -194,6 +196,14 @@ class LedgerView:
             "SELECT 1 FROM tasks WHERE status = 'queued' UNION ALL SELECT 1 FROM tasks WHERE status = 'running' LIMIT 1"
         )
         return bool(self._read(sql))
+
+    def at_work(self, now: float) -> bool:
+        """Whether any task is running, or queued and due."""
+        sql = (
+            "SELECT 1 FROM tasks WHERE status = 'running' "
+            "UNION ALL SELECT 1 FROM tasks WHERE status = 'queued' AND run_at <= ? LIMIT 1"
+        )
+        return bool(self._read(sql, now))
 
     def _read(self, sql: str, *values: object, **named: object) -> list[sqlite3.Row]:
         self.refuse_after_fork()
@@ -302,6 +312,21 @@ def translated(path: Path | None) -> Iterator[None]:
         if code.startswith("SQLITE_CORRUPT"):
             raise LedgerError(f"{where} is damaged: {error} ({code}); {REMEDY}", code=code) from error
         raise LedgerError(f"{where}: {error} ({code})", code=code) from error
+
+
+FAULTS = (
+    *("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_CORRUPT", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_FSYNC"),
+    *("SQLITE_IOERR_WRITE", "SQLITE_LOCKED", "SQLITE_NOTADB", "SQLITE_READONLY"),
+)
+"""SQLite's names of the errors that a ledger can meet in use."""
+
+
+def make_error(name: str, text: str) -> sqlite3.Error:
+    """An error as sqlite3 raises it, with SQLite's code for that name (one of FAULTS)."""
+    damage = name in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+    error = sqlite3.DatabaseError(text) if damage else sqlite3.OperationalError(text)
+    error.sqlite_errorname, error.sqlite_errorcode = name, getattr(sqlite3, name)
+    return error
 
 
 def to_record(row: sqlite3.Row) -> TaskRecord:

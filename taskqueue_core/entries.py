@@ -70,7 +70,7 @@ class Entry:
         self.futures: list[TaskFuture] = []
         self.anonymous = False  # somebody wants the task done who has no future, and so can never cancel
         self.submitted_at: float | None = None  # time.perf_counter
-        self.due_at = 0.0  # time.time
+        self.due_at = 0.0  # clock.now
         self.expired: TaskRecord | None = None
         self.back = False
 

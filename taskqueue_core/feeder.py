@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from taskqueue_core.clock import now
 from taskqueue_core.commits import PAUSE
 from taskqueue_core.entries import Entry
 from taskqueue_core.inflight import InFlight
@@ -32,7 +32,7 @@ class Feeder:
         retrying_limit: int,
         batch: int,
         enqueue: Callable[[Sequence[Entry]], None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = now,
     ) -> None:
         self._ledger = ledger
         self._inflight = inflight

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from taskqueue_core.deadline import Deadline
+from taskqueue_core.errors import TaskFailedError
 from taskqueue_core.logs import logger
 from taskqueue_core.task import JSON
 
@@ -32,22 +33,30 @@ class TaskFuture(Future[JSON]):
     def result(self, timeout: float | None = None) -> JSON:
         """Wait for the task's value; raises TaskFailedError, QueueClosedError, CancelledError or TimeoutError."""
         self._await()
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        except TaskFailedError:
+            self._callbacks.read(self.key)
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the task's error; None when it succeeded. Raises CancelledError or TimeoutError."""
         self._await()
-        return super().exception(timeout)
+        error = super().exception(timeout)
+        if isinstance(error, TaskFailedError):
+            self._callbacks.read(self.key)
+        return error
 
     def add_done_callback(self, fn: Callable[[Future[JSON]], object]) -> None:
         """Call `fn(future)` once there is a result: at once if there is one, else in a thread that serves all
         callbacks of the queue, one after the other.
         """
         if self.done():
+            self._callbacks.read(self.key)
             super().add_done_callback(fn)
         else:
             self._await()
-            super().add_done_callback(lambda future: self._callbacks.call(fn, future))
+            super().add_done_callback(lambda _: self._call_back(fn))
 
     def cancel(self) -> bool:
         """Give up this caller's claim to the result; True unless there is a result already.
@@ -57,6 +66,10 @@ class TaskFuture(Future[JSON]):
         """
         with self._callbacks.cancelling:
             return self.cancelled() or (not self.done() and self._cancel(self))
+
+    def _call_back(self, fn: Callable[[Future[JSON]], object]) -> None:
+        self._callbacks.read(self.key)
+        self._callbacks.call(fn, self)
 
     def _await(self) -> None:
         if not self.awaited and not self.done():
@@ -74,7 +87,9 @@ class TaskFuture(Future[JSON]):
 class Callbacks:
     """Runs the callbacks of futures in a thread of its own, which begins with the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[str], None] = lambda key: None) -> None:  # noqa: ARG005
+        self.read = read
+        """Is told of a key whose error somebody has seen."""
         self._calls: queue.SimpleQueue[tuple[Callable[..., Any], Future[JSON]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards the two fields below
         self._closed = False

@@ -33,6 +33,7 @@ class InFlight:
         self._retrying: set[int] = set()
         self._working: set[Entry] = set()  # claimed, or being claimed, and not settled
         self._stuck: set[Entry] = set()
+        self._delivering: set[object] = set()  # tokens of those who just give callers their results
         self._suspect: Entry | None = None  # of the tasks with a crash behind them, the one that is at work
         self.cancels = 0
         """How many tasks were cancelled."""
@@ -191,14 +192,30 @@ class InFlight:
 
         A failed task comes with its record, a success with its value as JSON text.
         """
-        for (_, record, value), futures in zip(finished, self._leave([entry for entry, _, _ in finished]), strict=True):
-            if futures:
-                deliver(futures, value, record, cause)
+        delivery = object()
+        try:
+            left = self._leave([entry for entry, _, _ in finished], delivery)
+            for (_, record, value), futures in zip(finished, left, strict=True):
+                if futures:
+                    deliver(futures, value, record, cause)
+        finally:
+            self._delivering.discard(delivery)
 
     def resolve(self, entry: Entry, record: TaskRecord, cause: BaseException | None = None) -> None:
         """The same for one finished task, from its record."""
         failed = record.status is Status.FAILED
         self.finish([(entry, record if failed else None, to_json(record.value))], cause)
+
+    def busy(self, *, waits_for_workers: bool) -> bool:
+        """Whether a task is on its way in or out, or a worker has it; or holds a place, if that counts."""
+        at_rest = (Phase.WAITING,) if waits_for_workers else (Phase.WAITING, Phase.QUEUED)
+        with self._lock:
+            return bool(self._delivering) or any(entry.phase not in at_rest for entry in self._entries.values())
+
+    def wait_change(self, deadline: Deadline) -> None:
+        """Wait until the last task that is claimed was settled, or the deadline passes."""
+        with self._lock:
+            self._changed.wait(deadline.remaining())
 
     def wait_left(self, record: TaskRecord) -> None:
         """Wait until the worker that finished this task has let it go, so that a replay does not attach to it."""
@@ -319,8 +336,9 @@ class InFlight:
         _attach(entry, call)
         return entry
 
-    def _leave(self, entries: Sequence[Entry]) -> list[list[TaskFuture]]:
+    def _leave(self, entries: Sequence[Entry], delivery: object) -> list[list[TaskFuture]]:
         with self._lock:
+            self._delivering.add(delivery)
             for entry in entries:
                 entry.arrivals = []
                 self._stop_work(entry)

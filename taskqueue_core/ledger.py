@@ -21,14 +21,15 @@ import os
 import secrets
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from taskqueue_core import arrows
+from taskqueue_core import arrows, points
 from taskqueue_core.arrows import Draft, Drafted, Row, Success
+from taskqueue_core.clock import now
 from taskqueue_core.commits import GroupCommit
 from taskqueue_core.database import (
     BUSY_MS,
@@ -51,7 +52,7 @@ from taskqueue_core.errors import LedgerError
 from taskqueue_core.ownership import OwnerLock
 from taskqueue_core.publish import Publication
 from taskqueue_core.task import Status, TaskRecord, to_json
-from taskqueue_core.writer import Changes, Done, Transaction, Writer
+from taskqueue_core.writer import Apply, Changes, Done, Transaction, Writer
 
 _SYNCHRONOUS = {"power": 2, "process": 1}  # FULL and NORMAL
 
@@ -82,6 +83,17 @@ class _Claimable(NamedTuple):
     row: Row | TaskRecord
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Move:
+    """One task's arrow, and which of the named points it passes."""
+
+    arrow: str
+    apply: Callable[[Transaction], TaskRecord | None]
+
+    def __call__(self, transaction: Transaction, _: Sequence[None], /) -> list[TaskRecord | None]:
+        return [self.apply(transaction)]
+
+
 class Ledger(LedgerView):
     """The owner's ledger: one writing connection, used by one thread at a time.
 
@@ -91,12 +103,12 @@ class Ledger(LedgerView):
     """
 
     def __init__(
-        self, ledger: str | os.PathLike[str], *, durability: str = "power", clock: Callable[[], float] = time.time
+        self, ledger: str | os.PathLike[str], *, durability: str = "power", clock: Callable[[], float] = now
     ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise LedgerError(f"SQLite {sqlite3.sqlite_version} is too old: the ledger needs 3.35 or later")
         self.path = None if ledger == MEMORY else Path(ledger)
-        self._file = None if self.path is None else self.path.resolve()  # for good: a later chdir does not move it
+        self.file = None if self.path is None else self.path.resolve()  # for good: a later chdir does not move it
         self._clock = clock
         self._next_id = 1
         self._owner = self._own()
@@ -111,6 +123,7 @@ class Ledger(LedgerView):
         super().__init__(reader, self._lock if self.path is None else threading.Lock())
         self.writer = Writer(self._writer, self.path, self._lock, durable=_SYNCHRONOUS[durability])
         self.writer.at_once = self._at_once
+        self.writer.arrows = self._arrows
         self.commits = GroupCommit(self.writer)
         # The queue says who is told of these, see Attempts.
         self.claims = self.commits.stream(arrows.claim, durable=False)
@@ -156,13 +169,14 @@ class Ledger(LedgerView):
             "run_at": self._clock() + delay,
             "error": error[: arrows.ERROR_LENGTH],
         }
-        return self._move(lambda transaction: arrows.move(transaction, row, Status.RUNNING, changes))
+        return self._move(points.SETTLE, lambda opened: arrows.move(opened, row, Status.RUNNING, changes))
 
     def fail(self, row: Row | TaskRecord, error: str, reason: str) -> TaskRecord | None:
         """T5: fail the task for good, with its dead letter in the same transaction. None: fenced."""
         now = self._clock()
         return self._move(
-            lambda transaction: arrows.bury(transaction, row, Status.RUNNING, error=error, reason=reason, now=now)
+            points.SETTLE,
+            lambda opened: arrows.bury(opened, row, Status.RUNNING, error=error, reason=reason, now=now),
         )
 
     def recover(self) -> list[TaskRecord]:
@@ -175,21 +189,20 @@ class Ledger(LedgerView):
     def release(self, row: Row | TaskRecord, delay: float = 0.0) -> TaskRecord | None:
         """T7: give a running task back, `retries` unchanged: the attempt does not count. None: fenced."""
         changes = {"status": Status.QUEUED, "run_at": self._clock() + delay}
-        return self._move(lambda transaction: arrows.move(transaction, row, Status.RUNNING, changes))
+        return self._move(points.RELEASE, lambda opened: arrows.move(opened, row, Status.RUNNING, changes))
 
     def cancel(self, row: Row | TaskRecord) -> TaskRecord | None:
         """T8: fail a queued task that nobody wants any more; its key is free again. None: it is not queued now."""
         now = self._clock()
         return self._move(
-            lambda transaction: arrows.bury(
-                transaction, row, Status.QUEUED, error="cancelled", reason="cancelled", now=now
-            )
+            points.CANCEL,
+            lambda opened: arrows.bury(opened, row, Status.QUEUED, error="cancelled", reason="cancelled", now=now),
         )
 
     def replay(self, row: Row | TaskRecord) -> TaskRecord | None:
         """T9: queue a failed task again with a full budget; its dead letter is marked. None: it is not failed."""
         now = self._clock()
-        return self._move(lambda transaction: arrows.unbury(transaction, row, now))
+        return self._move(points.REPLAY, lambda opened: arrows.unbury(opened, row, now))
 
     def purge(self, row: Row | TaskRecord) -> bool:
         """T10: remove a finished task and its dead letters; its key is free again. False: it is not as `row` says."""
@@ -231,7 +244,7 @@ class Ledger(LedgerView):
         target = Path(path).resolve()
         unfinished = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
         try:
-            if self._file is not None and target.exists() and target.samefile(self._file):
+            if self.file is not None and target.exists() and target.samefile(self.file):
                 raise LedgerError(f"cannot export ledger {str(self.path)!r} onto itself")
             if has_wal(target):
                 raise LedgerError(f"cannot export onto {str(target)!r}: a ledger that is open, or was not closed")
@@ -259,7 +272,7 @@ class Ledger(LedgerView):
 
     def tidy(self) -> None:
         """Empty the write-ahead log if it has grown; for when nothing else is to be done."""
-        if self._file is not None and file_sizes(self._file)[1] > WAL_LIMIT:
+        if self.file is not None and file_sizes(self.file)[1] > WAL_LIMIT:
             with translated(self.path), self._lock:
                 self._writer.execute("PRAGMA busy_timeout = 0")  # a reader in its way is not waited for: not now, then
                 try:
@@ -267,9 +280,27 @@ class Ledger(LedgerView):
                 finally:
                     self._writer.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
-    def _move(self, apply: Callable[[Transaction], TaskRecord | None]) -> TaskRecord | None:
-        (moved,) = self.commits.write(lambda transaction, _: [apply(transaction)], [None])
-        return moved
+    def view(self) -> LedgerView:
+        """Reads what is here, and can change nothing."""
+        return LedgerView(self._reader, self._reader_lock)
+
+    def _move(self, arrow: str, apply: Callable[[Transaction], TaskRecord | None]) -> TaskRecord | None:
+        moves: list[TaskRecord | None] = self.commits.write(_Move(arrow, apply), [None])
+        return moves[0]
+
+    def _arrows(self, changes: Changes) -> list[str]:
+        """The arrows of a transaction, for the named points."""
+        names = {name for apply, items in changes.items() if items for name in self._names(apply, items)}
+        return [name for name in points.ARROWS if name in names]
+
+    def _names(self, apply: Apply, items: Sequence[Any]) -> tuple[str, ...]:
+        if isinstance(apply, _Move):
+            return (apply.arrow,)
+        if apply == self._insert:
+            return (points.SUBMIT, points.CLAIM) if any(task.reserved for task in items) else (points.SUBMIT,)
+        settle, recover = (self._succeed, points.SETTLE), (self._bring_back, points.RECOVER)
+        kinds = ((arrows.claim, points.CLAIM), settle, recover, (arrows.purge, points.PURGE))
+        return tuple(name for kind, name in kinds if apply == kind)
 
     def _at_once(self, database: Connection, changes: Changes) -> Changes | None:
         """A whole transaction in one statement, if it has nothing but inserts, claims, and successes without output."""
@@ -297,10 +328,10 @@ class Ledger(LedgerView):
         return to_record(self._read("SELECT * FROM tasks WHERE id = ?", row_id)[0])
 
     def _own(self) -> OwnerLock | None:
-        if self.path is None or self._file is None:
+        if self.path is None or self.file is None:
             return None
         try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return OwnerLock(self.path)
         except OSError as error:
             raise LedgerError(f"cannot open ledger {str(self.path)!r}: {error.strerror}") from error
@@ -310,14 +341,14 @@ class Ledger(LedgerView):
             self._owner.close()
 
     def _open_writer(self) -> sqlite3.Connection:
-        if self._file is not None and self._file.exists():
-            look_at(self._file)
-        elif self._file is not None:
-            create(self._file)
-        database = connect(MEMORY if self._file is None else str(self._file))
+        if self.file is not None and self.file.exists():
+            look_at(self.file)
+        elif self.file is not None:
+            create(self.file)
+        database = connect(MEMORY if self.file is None else str(self.file))
         try:
             check_file(database, self.path)
-            if self._file is not None and database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            if self.file is not None and database.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                 raise LedgerError(f"ledger {str(self.path)!r} cannot have a write-ahead log on this file system")
             database.execute("PRAGMA cache_size = -8000")  # kB: the indexes of a million waiting tasks are large
             database.execute("PRAGMA fullfsync = 1")  # macOS: an fsync that reaches the disk; elsewhere ignored
@@ -330,6 +361,6 @@ class Ledger(LedgerView):
         return database
 
     def _open_reader(self) -> sqlite3.Connection:
-        database = connect(str(self._file))
+        database = connect(str(self.file))
         database.execute("PRAGMA query_only = 1")
         return database

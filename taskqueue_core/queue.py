@@ -15,19 +15,22 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, overload
 
+from taskqueue_core import clock, watch
 from taskqueue_core.admission import Admission, draft, refuse_on_a_full_stack
 from taskqueue_core.attempts import Attempts
 from taskqueue_core.cancellation import Cancellation
-from taskqueue_core.database import DeadLetter
+from taskqueue_core.closing import CloseReport
+from taskqueue_core.database import DeadLetter, LedgerView
 from taskqueue_core.deadline import Deadline
 from taskqueue_core.entries import Call
 from taskqueue_core.errors import LedgerError, QueueClosedError, TaskQueueError
 from taskqueue_core.feeder import Feeder
 from taskqueue_core.futures import Callbacks, TaskFuture
+from taskqueue_core.idle import wait_idle
 from taskqueue_core.inflight import InFlight
 from taskqueue_core.ledger import Ledger
 from taskqueue_core.logs import log_event
@@ -37,27 +40,10 @@ from taskqueue_core.processor import ProcessorLike
 from taskqueue_core.retry import RetryPolicy
 from taskqueue_core.settings import QueueSettings, combine
 from taskqueue_core.task import JSON, Status, Task, TaskRecord
-from taskqueue_core.workers import Workers
+from taskqueue_core.workers import UNLIMITED, Workers
 
 GRACE = 0.8
 """Seconds past its deadline that `close` grants to what takes milliseconds: a claim or a row just being written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseReport:
-    """How a queue was closed.
-
-    drained    every task was finished
-    waiting    tasks left queued in the ledger, for the next time it is opened; -1 when it cannot be read
-    stuck      keys of the tasks that were still running at the deadline; they are queued again, the attempt
-               does not count (unless they had timed out before), and their late results are refused
-    elapsed_s  seconds that closing took
-    """
-
-    drained: bool
-    waiting: int
-    stuck: tuple[str, ...]
-    elapsed_s: float
 
 
 class TaskQueue:
@@ -69,8 +55,8 @@ class TaskQueue:
 
     `processor` is any callable of one Task (see ProcessorLike). `ledger` is the path of the SQLite file, made if
     missing, or ":memory:", which keeps nothing. The other knobs are those of QueueSettings: give them one by one,
-    or all of them as `settings`. Raises LedgerInUseError when another queue owns the ledger, LedgerError when the
-    file is no ledger, ValueError or TypeError for a bad knob.
+    or all of them as `settings`. With `paused` no task is begun before `resume`. Raises LedgerInUseError when another
+    queue owns the ledger, LedgerError when the file is no ledger, ValueError or TypeError for a bad knob.
 
     Leaving the `with` block waits up to 30 s for all tasks when no error is on its way, else only for those that
     are running. A queue that was never closed loses nothing: its waiting tasks are in the ledger.
@@ -88,6 +74,7 @@ class TaskQueue:
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         task_timeout: float | None = None,
         settings: QueueSettings | None = None,
+        paused: bool = False,
     ) -> None:
         if not callable(processor):
             raise TypeError(f"processor must be a callable of one Task, got {processor!r}")
@@ -101,14 +88,14 @@ class TaskQueue:
             task_timeout=task_timeout,
         )
         self._ledger = Ledger(ledger, durability=self.settings.durability)
-        self._start(processor)
+        self._start(processor, paused)
 
-    def _start(self, processor: ProcessorLike) -> None:
+    def _start(self, processor: ProcessorLike, paused: bool) -> None:
         settings, ledger = self.settings, self._ledger
         self.metrics = Metrics(settings.max_workers)
         self.metrics.oldest = self._oldest_age
         self._inflight = InFlight()
-        self._callbacks = Callbacks()
+        self._callbacks = Callbacks(lambda key: watch.read(ledger.file, key))
         self._places = Places(settings.queue_size, self.metrics.depth)
         self._report: CloseReport | None = None
         self._closing = threading.Lock()  # held by the one thread that closes
@@ -146,6 +133,8 @@ class TaskQueue:
             ended=self._interpreter_ended,
             commit_seconds=lambda: writer.seconds,
         )
+        if paused:
+            self._workers.allow(0)
         self._admission = Admission(
             ledger=ledger,
             inflight=self._inflight,
@@ -180,6 +169,7 @@ class TaskQueue:
         except BaseException:
             self._ledger.close()
             raise
+        watch.opened(self)
 
     def _tidy(self) -> None:
         """Keep the ledger small."""
@@ -205,7 +195,7 @@ class TaskQueue:
 
     def _oldest_age(self) -> float:
         first = self._workers.waiting.first()
-        return 0.0 if first is None else max(time.time() - first.due_at, 0.0)
+        return 0.0 if first is None else max(clock.now() - first.due_at, 0.0)
 
     # The producers' side
 
@@ -294,24 +284,82 @@ class TaskQueue:
         refuse_on_a_full_stack()
         return self._cancellation.cancel(future)
 
+    # When tasks are begun
+
+    def pause(self) -> None:
+        """Begin no more tasks until `resume`: what runs runs on, and so does what is claimed ahead for the workers.
+        Submits are accepted as long as places are free.
+        """
+        self._workers.allow(0)
+
+    def resume(self, limit: int | None = None) -> None:
+        """Begin tasks again; with a `limit` of 1 or more, so many attempts, and then the queue is paused again.
+
+        Raises ValueError for another limit.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be a whole number of at least 1 or None, got {limit!r}")
+        self._workers.allow(UNLIMITED if limit is None else limit)
+        self._resume()
+
+    @property
+    def paused(self) -> bool:
+        """Whether no task is begun until `resume`."""
+        return self._workers.paused
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no task runs and none is to be begun now: those that are queued wait for a later `run_at`, or for
+        `resume`, and the futures of the others are done. False after `timeout` seconds. Raises QueueClosedError, or
+        TaskQueueError when called by a processor.
+        """
+        self._refuse_in_worker("wait_idle")
+        try:
+            return wait_idle(self._inflight, self._workers, self._open_ledger(), Deadline(timeout))
+        except LedgerError:
+            self._open_ledger()  # it may have been closed meanwhile
+            raise
+
+    def look_again(self) -> None:
+        """Look now for tasks that are due and successes that are old: for whoever has set the clock."""
+        self._feeder.wake()
+        self._ledger.commits.tidy_soon()
+
     # What is there
+
+    @property
+    def path(self) -> Path | None:
+        """The ledger's file, as an absolute path; None for one in memory."""
+        return self._ledger.file
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue is closed, and can be asked for nothing any more."""
+        return self._report is not None
+
+    def view(self) -> LedgerView:
+        """The ledger for reading: how many tasks are in each state, which are due."""
+        return self._open_ledger().view()
 
     def get(self, key: str) -> TaskRecord | None:
         """The task of an idempotency key (`Task.key`), or None."""
         if not isinstance(key, str):
             raise TypeError(f"a key is a text such as task.key, got {key!r}")
+        watch.read(self.path, key)
         return self._open_ledger().get(key)
 
     def records(self, status: Status | None = None) -> list[TaskRecord]:
         """All tasks, or those in one state, in the order of their submission."""
+        watch.read(self.path)
         return self._open_ledger().records(status)
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, replayed ones too, oldest first."""
+        watch.read(self.path)
         return self._open_ledger().dead_letters()
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write a copy of the ledger, also of one in memory, as a SQLite file of its own; it replaces `path`."""
+        watch.read(self.path)
         self._open_ledger().export(path)
 
     def _open_ledger(self) -> Ledger:
@@ -332,7 +380,8 @@ class TaskQueue:
     def close(self, timeout: float = 30.0, *, drain: bool = True) -> CloseReport:
         """Close the queue within `timeout` seconds (+ 1) and tell how. Called again, it returns the same report.
 
-        With `drain` it first waits until all tasks are finished; without, only for those that are running. What
+        With `drain` it first waits until all tasks are finished, unless it is paused; without, only for those that are
+        running. What
         is unfinished at the deadline goes back to queued without using an attempt; futures that are left open
         get QueueClosedError. A thread that is stuck in a processor cannot be ended: Python itself then waits for
         it at exit, as with any ThreadPoolExecutor. Raises TaskQueueError when called by a processor, or when
@@ -357,7 +406,7 @@ class TaskQueue:
         self._places.close_to_submits()
         stuck, waiting, drained = list[str](), -1, False
         try:
-            if drain:
+            if drain and not self.paused:
                 with contextlib.suppress(LedgerError):
                     self.join(deadline.remaining())
         finally:
@@ -377,6 +426,7 @@ class TaskQueue:
                     self._callbacks.close(final)
                 finally:
                     self._ledger.close()
+                    watch.closed(self)
         elapsed = time.monotonic() - started
         return CloseReport(drained=drained, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
 

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from taskqueue_core.closing import CloseReport
 from taskqueue_core.metrics import MetricsSnapshot
 from taskqueue_core.pool import WorkerPool, in_background
 from taskqueue_core.processor import ProcessorLike
-from taskqueue_core.queue import CloseReport, TaskQueue
+from taskqueue_core.queue import TaskQueue
 from taskqueue_core.settings import QueueSettings
 from taskqueue_core.signals import Signals
 from taskqueue_core.task import Status, Task, TaskRecord

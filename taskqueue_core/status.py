@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
+from taskqueue_core import clock
 from taskqueue_core.database import SQLITE_VERSION, LedgerView, file_sizes, open_letters
 from taskqueue_core.ownership import owner_alive, read_owner
 from taskqueue_core.task import Status
@@ -46,7 +46,7 @@ def contents(view: LedgerView) -> str:
     counts, letters, oldest = view.counts(), open_letters(view), view.oldest_queued()
     waits = "none waiting"
     if oldest is not None:
-        age = max(time.time() - oldest, 0.0)
+        age = max(clock.now() - oldest, 0.0)
         waits = f"oldest {age:,.1f} s; {len(view.retry_waiting()):,} waiting for a retry"
     purged = f"   purged {view.purged():,}" if view.purged() else ""
     return (

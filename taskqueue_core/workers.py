@@ -8,6 +8,7 @@ for neither: it takes the next claimed task while its last result is on its way 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from taskqueue_core.metrics import Metrics, WorkerMetrics
 
 LINGER = 0.1
 """Seconds for which an idle worker stays before it goes back to the executor."""
+UNLIMITED = sys.maxsize
 
 
 class Waiting(queue.Queue[Entry]):
@@ -97,6 +99,8 @@ class Workers:
         self._lock = threading.Lock()  # guards the fields below
         self._changed = threading.Condition(self._lock)  # a claim is answered, or a worker has left
         self._claiming = 0  # claims that are posted
+        self._allowed = UNLIMITED  # claims that may still be posted; none while paused
+        self._limited = False  # they are counted: one that is lost may be made again
         self._in_hand = 0  # claims that are posted, tasks that are claimed, and those that run
         self._active = 0  # threads at work, or waiting for it
         self._idents: set[int] = set()
@@ -123,7 +127,8 @@ class Workers:
         with self._lock:
             if self._stopping:
                 return 0
-            reserved = max(min(count, self._size + self._ahead - self._in_hand), 0)
+            reserved = max(min(count, self._size + self._ahead - self._in_hand, self._allowed), 0)
+            self._allowed -= reserved
             self._in_hand += reserved
             self._claiming += reserved
             return reserved
@@ -145,8 +150,25 @@ class Workers:
         with self._lock:
             self._claiming -= count
             self._in_hand -= count
+            self._allowed += count if self._limited else 0
             self._changed.notify_all()
         self.pump()
+
+    def allow(self, claims: int) -> None:
+        """Make so many claims from now on, and then none; UNLIMITED ends it. With 0 none is made once this returns."""
+        with self._lock:
+            self._allowed = claims
+            self._limited = 0 < claims < UNLIMITED
+
+    @property
+    def paused(self) -> bool:
+        """Whether no claims are allowed."""
+        return self._allowed <= 0
+
+    def at_rest(self) -> tuple[bool, bool]:
+        """Whether no worker has, or will soon have, a task; and whether none may be claimed. Both at one moment."""
+        with self._lock:
+            return self._in_hand == 0, self._allowed <= 0
 
     def is_worker(self) -> bool:
         """Whether the calling thread is a worker."""
@@ -193,10 +215,11 @@ class Workers:
         if not self.waiting.queue or self._paused():
             return
         with self._lock:
-            room = self._size + self._ahead - self._in_hand
+            room = min(self._size + self._ahead - self._in_hand, self._allowed)
             if self._stopping or room <= 0 or (room * 4 <= self._ahead and self._in_hand >= self._size):
                 return  # while all workers are busy, claims are made in larger lots
             entries = self.waiting.get_up_to(room)
+            self._allowed -= len(entries)
             self._in_hand += len(entries)
             self._claiming += len(entries)
         if entries:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taskqueue_core import points
 from taskqueue_core.database import Connection, translated
 from taskqueue_core.errors import LedgerError
 from taskqueue_core.publish import sync_folder
@@ -108,6 +109,8 @@ class Writer:
         """Is told of each transaction: how long it took, and how many changes it made."""
         self.at_once: AtOnce = lambda database, changes: None  # noqa: ARG005
         """Makes a whole transaction in one statement: the results of each kind; None: it has to be made in parts."""
+        self.arrows: Callable[[Changes], list[str]] = lambda changes: []  # noqa: ARG005
+        """Tells which arrows a transaction has; asked when somebody stands at the named points."""
         self.failed: Callable[[LedgerError], None] = lambda error: None  # noqa: ARG005
         """Is told when one failed."""
 
@@ -157,23 +160,33 @@ class Writer:
             if self._database.in_transaction:  # a ROLLBACK failed; nothing may be acknowledged inside that transaction
                 self._database.execute("ROLLBACK")
             self._set_level(any(request.durable for request in batch))
-            results = None if careful else self.at_once(self._database, changes)
+            watched = points.probe is not None  # then there has to be a BEGIN and a COMMIT to stand at
+            results = None if careful or watched else self.at_once(self._database, changes)
             if results is None:
-                results = self._in_parts(changes, careful, again=any(request.again for request in batch))
+                names = self.arrows(changes) if watched else None
+                results = self._in_parts(changes, careful, again=any(request.again for request in batch), names=names)
         for apply, requests in groups.items():
             _hand_out(requests, results[apply])
         seconds = time.perf_counter() - began
         self.seconds += (seconds - self.seconds) / 16
         self.observe(seconds, sum(map(len, changes.values())))
 
-    def _in_parts(self, changes: Changes, careful: bool, *, again: bool) -> Changes:
+    def _in_parts(self, changes: Changes, careful: bool, *, again: bool, names: Sequence[str] | None) -> Changes:
+        if names:
+            points.reach(points.BEGIN)
+            points.reach_all(names, "before_begin")
         self._database.execute("BEGIN IMMEDIATE")
         try:
             transaction = Transaction(self._database, careful, again)
             results = {apply: apply(transaction, items) for apply, items in changes.items()}
             for folder in transaction.folders:
                 sync_folder(folder)
+            if names:
+                points.reach_all(names, "before_commit")
+                points.reach(points.COMMIT)
             self._database.execute("COMMIT")
+            if names:
+                points.reach_all(names, "after_commit")
         except BaseException:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")

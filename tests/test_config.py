@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_taskqueue.config import ENV_PREFIX, OPTIONS, CompareConfig, ConfigError, dotenv, resolve, resolve_marker
+from pytest_taskqueue.options import CONFORMANCE
 from pytest_taskqueue.verdict import Gate
 from taskqueue_core import QueueSettings
 from taskqueue_core.settings import variables
@@ -256,7 +257,7 @@ def example() -> dict[str, str]:
 def test_the_example_names_every_setting_once_with_its_default() -> None:
     """Copying it changes nothing."""
     found = example()
-    names = [ENV_PREFIX + option.name.upper() for option in OPTIONS]
+    names = [ENV_PREFIX + option.name.upper() for option in (*OPTIONS, *CONFORMANCE)]
     assert list(found) == variables() + names
     assert resolve({}, found, {}.get) == settings()
     assert QueueSettings.from_env(found) == QueueSettings()

@@ -323,8 +323,8 @@ def test_help_and_fixtures_show_what_there_is(pytester: pytest.Pytester) -> None
         assert f"tq_{option.name} (string): default of {option.flag()}" in wrapped
     names = re.findall(r"^(tq_\w+|make_tq_\w+)( \[session scope\])? -- ", fixtures, re.MULTILINE)
     assert sorted(name for name, _ in names) == [
-        "make_tq_queue", "tq_baseline", "tq_compare", "tq_comparison", "tq_config", "tq_faults", "tq_load",
-        "tq_pool", "tq_processor", "tq_queue",
+        "make_tq_queue", "tq_baseline", "tq_clock", "tq_compare", "tq_comparison", "tq_config", "tq_crash_at",
+        "tq_faults", "tq_load", "tq_manual_queue", "tq_pool", "tq_processor", "tq_queue",
     ]  # fmt: skip
     assert "no docstring available" not in fixtures.partition("tq_config")[2]
     assert "tq_" not in off

@@ -193,6 +193,20 @@ def test_the_optimized_one_is_durable_against_power_loss(tmp_path: Path) -> None
         subject.close(LONG)
 
 
+def test_raw_threads_that_were_stuck_at_close_end_when_they_come_back(tmp_path: Path) -> None:
+    """With fewer places than threads; what waited is cancelled."""
+    go = threading.Event()
+    subject = ThreadsSubject(Setup(work=lambda task: go.wait(LONG), workers=6, queue_size=2, directory=tmp_path))
+    futures = [subject.submit(Task(f"t{k}")) for k in range(8)]
+    subject.close(0.05)
+    assert [future.cancelled() for future in futures] == [False] * 6 + [True] * 2
+    go.set()
+    for thread in subject._threads:
+        thread.join(LONG)
+    assert not any(thread.is_alive() for thread in subject._threads)
+    assert all(future.result(0) for future in futures[:6])
+
+
 # --- the tally
 
 

@@ -1,0 +1,152 @@
+"""What a test has left behind of its queues: open ones, threads, files, rows, and errors that nobody has read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pytest_taskqueue.hangs import stacks, still_alive
+from taskqueue_core import LedgerError, LedgerView, Status, TaskQueue, TaskQueueError, TaskRecord, watch
+
+ENDS = 1.0
+"""Seconds that the threads of a closed queue have to end, and a queue that was left open to close."""
+SHOWN = 5
+"""How many tasks are named."""
+
+
+class Watch:
+    """Observes the queues of one test, from its making until `end`; then `problems` tells what is left."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards what is noted
+        self._mine: list[TaskQueue] = []
+        self._others: list[TaskQueue] = watch.open_queues()
+        self._threads = _threads()
+        self._failed: dict[tuple[Path | None, str], TaskRecord] = {}
+        self._shared = 0
+        self._observing = ExitStack()
+        self._observing.enter_context(watch.observing(self))
+
+    def opened(self, queue: TaskQueue) -> None:
+        """A queue was opened."""
+        with self._lock:
+            (self._others if self._shared else self._mine).append(queue)
+
+    def failed(self, ledger: Path | None, record: TaskRecord) -> None:
+        """A task has failed for good."""
+        with self._lock:
+            self._failed[ledger, record.idempotency_key] = record
+
+    def read(self, ledger: Path | None, key: str | None) -> None:
+        """The error of one task, or of all of a ledger's, was read."""
+        with self._lock:
+            for place in [place for place in self._failed if place[0] == ledger and key in (None, place[1])]:
+                del self._failed[place]
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """What is opened inside stays open for other tests."""
+        self._shared += 1
+        try:
+            yield
+        finally:
+            self._shared -= 1
+
+    def end(self) -> None:
+        """Note nothing more."""
+        self._observing.close()
+
+    def problems(self, allowed: Collection[str]) -> dict[str, list[str]]:
+        """What is left, by the name of its check, without what is allowed. Queues that are left open are closed."""
+        left = self._left()
+        found = {"errors": self._unread(), "running": self._running()}
+        if "open" not in allowed:
+            found["open"] = [f"{_name(queue)} is still open: use `with TaskQueue(...)`, close() it" for queue in left]
+            found["open"] = [f"{line}, or take it from the fixture make_tq_queue" for line in found["open"]]
+            self.close_left()
+        if not left and not self._alive(self._others):  # else they have threads and files of their own
+            found |= {"threads": self._new_threads(), "files": self._open_files()}
+        return {name: lines for name, lines in found.items() if lines and name not in allowed}
+
+    def close_left(self) -> None:
+        """Close what the test left open, so that the next test is not blamed for it."""
+        for queue in self._left():
+            with suppress(TaskQueueError):
+                queue.close(ENDS, drain=False)
+
+    def _left(self) -> list[TaskQueue]:
+        return [queue for queue in watch.open_queues() if queue not in self._others]
+
+    def _alive(self, queues: Iterable[TaskQueue]) -> list[TaskQueue]:
+        return [queue for queue in queues if not queue.closed]
+
+    def _unread(self) -> list[str]:
+        lines = [
+            f"task {key!r} of {_place(ledger)} failed, and nobody read its error, {record.error!r}: ask its future for "
+            "result() or exception(), or use assert_dead(queue, ...), dead_letters() or get()"
+            for (ledger, key), record in self._failed.items()
+        ]
+        return lines[:SHOWN] + [f"and {len(lines) - SHOWN} more tasks"] * (len(lines) > SHOWN)
+
+    def _running(self) -> list[str]:
+        """Rows that nobody will ever settle, in ledgers that nobody has open."""
+        stranded = {path: _running_in(path) for path in self._closed_paths()}
+        return [
+            f"{_place(path)} is closed and has {len(keys)} tasks in state running ({', '.join(keys[:SHOWN])}): their "
+            "process died, or could not release them; open the ledger once more, which recovers them"
+            for path, keys in stranded.items()
+            if keys
+        ]
+
+    def _new_threads(self) -> list[str]:
+        names = ", ".join(_name(queue) for queue in self._mine) or "a queue"
+        alive = still_alive(_threads() - self._threads, ENDS)
+        return [
+            f"{len(alive)} threads of {names} still run: the processor has not come back, release it before the end of "
+            f"the test\n{stack}"
+            for stack in stacks(alive)[:1]
+        ]
+
+    def _open_files(self) -> list[str]:
+        """As far as the system tells (only Linux does)."""
+        held = _held_files()
+        return [
+            f"{file.name} of {_place(path)} is still open in this process: close what reads it"
+            for path in self._closed_paths()
+            for file in [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", ".lock")]
+            if file in held
+        ]
+
+    def _closed_paths(self) -> list[Path]:
+        still_open = {queue.path for queue in watch.open_queues()}
+        paths = dict.fromkeys(queue.path for queue in self._mine)
+        return [path for path in paths if path is not None and path not in still_open and path.is_file()]
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("taskqueue-")}
+
+
+def _running_in(path: Path) -> list[str]:
+    """Keys of the running tasks; none when that is no ledger (any more)."""
+    with suppress(LedgerError, OSError), LedgerView.inspect(path) as view:
+        return [record.idempotency_key for record in view.records(Status.RUNNING)]
+    return []
+
+
+def _held_files() -> set[Path]:
+    held = set()
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):
+            held.add(descriptor.readlink())
+    return held
+
+
+def _name(queue: TaskQueue) -> str:
+    return _place(queue.path)
+
+
+def _place(ledger: Path | None) -> str:
+    return "the queue in memory" if ledger is None else f"queue {str(ledger)!r}"

@@ -1,0 +1,12 @@
+"""Does a queue keep what it promises? Each promise is played over a queue of its own; knows no pytest.
+
+from pytest_taskqueue.conformance import examine
+
+report = examine("mypkg:open_queue")
+assert not report.broken
+"""
+
+from pytest_taskqueue.conformance.examination import Examination, examine
+from pytest_taskqueue.conformance.outcomes import Outcome, Report, Status
+
+__all__ = ["Examination", "Outcome", "Report", "Status", "examine"]
