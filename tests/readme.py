@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.peers import tables
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 REFERENCE = ROOT / "bench_results" / "reference"
@@ -22,6 +24,7 @@ def blocks() -> dict[str, str]:
     return {
         "<!-- reference: python -m tests.readme --write -->\n": comparison(),
         "<!-- speed: python -m tests.benchmarks, python -m tests.readme --write -->\n": speed(),
+        "<!-- peers: python -m tests.peers, python -m tests.readme --write -->\n": peers(),
     }
 
 
@@ -34,6 +37,12 @@ def speed() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     where = f"{result['created'][:10]}, {machine['cores']} cores, {machine['python']}, {versions}"
     return "\n".join([*rows, "", f"({where}; `bench_results/reference/speed.json`)", ""])
+
+
+def peers() -> str:
+    """The tables of other queues as Markdown: what they promise and keep, and how fast they are."""
+    result = json.loads((REFERENCE / "peers.json").read_text(encoding="utf-8"))
+    return tables.markdown(result).removesuffix(")\n") + "; `bench_results/reference/peers.json`)\n"
 
 
 def comparison() -> str:
