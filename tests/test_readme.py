@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import plugin_runs
 import pytest
 
 from tests import readme
@@ -31,3 +32,13 @@ def test_every_file_named_in_the_readme_exists(package: str) -> None:
     assert names
     assert names <= files
     assert {path.name for path in (readme.ROOT / package).glob("*.py")} & names
+
+
+def test_the_tests_in_the_readme_pass_as_they_stand(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of code that uses a queue, with the imports that only the prose has."""
+    plugin_runs.nothing_from_outside(monkeypatch)
+    chapter = readme.README.read_text(encoding="utf-8").partition("\n## Test code that uses a queue\n")[2]
+    examples = re.findall(r"```python\n(.*?)```", chapter.partition("\n## ")[0], re.DOTALL)
+    assert len(examples) == 3
+    pytester.makepyfile("\n".join(["import pytest", "from taskqueue_core import LedgerError", *examples]))
+    plugin_runs.run(pytester, "-W", "error").assert_outcomes(passed=4)
