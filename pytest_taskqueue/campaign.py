@@ -10,6 +10,7 @@ from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.comparison import Comparison
 from pytest_taskqueue.config import CompareConfig, ConfigError
 from pytest_taskqueue.results import ComparisonResult, Standing
+from pytest_taskqueue.wording import said
 
 
 class Interrupted(Exception):  # noqa: N818 - by a time limit, Ctrl-C, or an error of the harness
@@ -68,14 +69,10 @@ class Campaign:
 
     def ended(self) -> dict[int, str]:
         """The client counts without a result because measuring was ended, and by what."""
-        return {clients: _text(error) for clients, error in self._broken.items()}
+        return {clients: said(error) for clients, error in self._broken.items()}
 
     def _check(self, option: str, use: Callable[[], object]) -> None:
         try:
             use()
         except (ValueError, OSError) as error:
             raise ConfigError(f"{self.config.given[option]}: {error}") from error
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

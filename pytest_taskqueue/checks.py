@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pytest_taskqueue.hangs import stacks, still_alive
+from pytest_taskqueue.leftovers import open_files
+from pytest_taskqueue.wording import queue_at
 from taskqueue_core import LedgerError, LedgerView, Status, TaskQueue, TaskQueueError, TaskRecord, watch
 
 ENDS = 1.0
@@ -63,7 +65,9 @@ class Watch:
         left = self._left()
         found = {"errors": self._unread(), "running": self._running()}
         if "open" not in allowed:
-            found["open"] = [f"{_name(queue)} is still open: use `with TaskQueue(...)`, close() it" for queue in left]
+            found["open"] = [
+                f"{queue_at(queue.path)} is still open: use `with TaskQueue(...)`, close() it" for queue in left
+            ]
             found["open"] = [f"{line}, or take it from the fixture make_tq_queue" for line in found["open"]]
             self.close_left()
         if not left and not self._alive(self._others):  # else they have threads and files of their own
@@ -84,8 +88,8 @@ class Watch:
 
     def _unread(self) -> list[str]:
         lines = [
-            f"task {key!r} of {_place(ledger)} failed, and nobody read its error, {record.error!r}: ask its future for "
-            "result() or exception(), or use assert_dead(queue, ...), dead_letters() or get()"
+            f"task {key!r} of {queue_at(ledger)} failed, and nobody read its error, {record.error!r}: ask its future "
+            "for result() or exception(), or use assert_dead(queue, ...), dead_letters() or get()"
             for (ledger, key), record in self._failed.items()
         ]
         return lines[:SHOWN] + [f"and {len(lines) - SHOWN} more tasks"] * (len(lines) > SHOWN)
@@ -94,14 +98,14 @@ class Watch:
         """Rows that nobody will ever settle, in ledgers that nobody has open."""
         stranded = {path: _running_in(path) for path in self._closed_paths()}
         return [
-            f"{_place(path)} is closed and has {len(keys)} tasks in state running ({', '.join(keys[:SHOWN])}): their "
+            f"{queue_at(path)} is closed and has {len(keys)} tasks in state running ({', '.join(keys[:SHOWN])}): their "
             "process died, or could not release them; open the ledger once more, which recovers them"
             for path, keys in stranded.items()
             if keys
         ]
 
     def _new_threads(self) -> list[str]:
-        names = ", ".join(_name(queue) for queue in self._mine) or "a queue"
+        names = ", ".join(queue_at(queue.path) for queue in self._mine) or "a queue"
         alive = still_alive(_threads() - self._threads, ENDS)
         return [
             f"{len(alive)} threads of {names} still run: the processor has not come back, release it before the end of "
@@ -111,9 +115,9 @@ class Watch:
 
     def _open_files(self) -> list[str]:
         """As far as the system tells (only Linux does)."""
-        held = _held_files()
+        held = open_files()
         return [
-            f"{file.name} of {_place(path)} is still open in this process: close what reads it"
+            f"{file.name} of {queue_at(path)} is still open in this process: close what reads it"
             for path in self._closed_paths()
             for file in [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", ".lock")]
             if file in held
@@ -134,19 +138,3 @@ def _running_in(path: Path) -> list[str]:
     with suppress(LedgerError, OSError), LedgerView.inspect(path) as view:
         return [record.idempotency_key for record in view.records(Status.RUNNING)]
     return []
-
-
-def _held_files() -> set[Path]:
-    held = set()
-    for descriptor in Path("/proc/self/fd").glob("*"):
-        with suppress(OSError):
-            held.add(descriptor.readlink())
-    return held
-
-
-def _name(queue: TaskQueue) -> str:
-    return _place(queue.path)
-
-
-def _place(ledger: Path | None) -> str:
-    return "the queue in memory" if ledger is None else f"queue {str(ledger)!r}"

@@ -90,7 +90,7 @@ def resolve(
     """
     values, given = {}, {}
     for option in OPTIONS:
-        given[option.name], text = _strongest(option, command_line, environ, ini, prefix)
+        given[option.name], text = strongest(option, command_line, environ, ini, prefix)
         if option.name in marked:
             given[option.name] = f"{option.name} of tq_compare"
         try:
@@ -144,13 +144,14 @@ def dotenv(folder: Path) -> dict[str, str]:
     return {name: value for name, value in dotenv_values(folder / ".env").items() if value is not None}
 
 
-def _strongest(
+def strongest(
     option: Option,
     command_line: Mapping[str, str | None],
     environ: Mapping[str, str],
     ini: Callable[[str], str | None],
-    prefix: str,
+    prefix: str = FLAG_PREFIX,
 ) -> tuple[str, str]:
+    """Where an option is given by the strongest of its sources, and its text there."""
     variable, key = ENV_PREFIX + option.name.upper(), INI_PREFIX + option.name
     if (text := command_line.get(option.name)) is not None:
         return option.flag(prefix), text

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pytest_taskqueue.wording import said
+
 
 def find(what: str, name: str) -> Any:
     """The class or function of that name; None for a text that has no such form. `what` it is, for messages.
@@ -34,7 +36,7 @@ def _module(what: str, name: str) -> ModuleType:
         with _importing_from(Path.cwd()):
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{what} module {name!r} cannot be imported: {said(error)}") from error
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def _module_from_file(what: str, path: Path) -> ModuleType:
     try:
         return _execute(path.resolve())
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} file {str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{what} file {str(path)!r} cannot be imported: {said(error)}") from error
 
 
 @cache  # once, however often something in it is asked for

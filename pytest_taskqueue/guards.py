@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,10 @@ from pytest_taskqueue.options import settings
 
 if TYPE_CHECKING:
     from pytest_taskqueue.checks import Watch
-    from pytest_taskqueue.faulty import Faulty
 
 FAULTS, ALLOW, COMPARE = "tq_faults", "tq_allow", "tq_compare"
 INI = "tq_checks"
-CHECKS = {
+KINDS = {
     "open": "a queue is still open",
     "threads": "a thread of a closed queue still runs",
     "files": "a file of a closed ledger is still open",
@@ -34,12 +34,12 @@ MARKERS = {
     "'ledger.commit:SQLITE_FULL@3' (the third time), 'process:latency=5ms~20ms:p=0.1' or "
     "'process:error=ConnectionError'; POINT:EFFECT[@N][:p=P], see taskqueue_core.FaultPlan; drawn by `seed`, or else "
     "by --tq-seed",
-    ALLOW: f"(*checks, reason): what of its queues the test may leave behind, of {', '.join(map(repr, CHECKS))}; "
-    f"{'; '.join(f'{name!r}: {what}' for name, what in CHECKS.items())}. The ini option {INI}=no ends these checks",
+    ALLOW: f"(*checks, reason): what of its queues the test may leave behind, of {', '.join(map(repr, KINDS))}; "
+    f"{'; '.join(f'{name!r}: {what}' for name, what in KINDS.items())}. The ini option {INI}=no ends these checks",
 }
 
 WATCH: pytest.StashKey[Watch] = pytest.StashKey()
-FAULTY: pytest.StashKey[Faulty] = pytest.StashKey()
+FAULTY: pytest.StashKey[ExitStack] = pytest.StashKey()
 TROUBLE: pytest.StashKey[bool] = pytest.StashKey()
 
 
@@ -70,11 +70,14 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 
         item.config.stash[WATCH] = Watch()
     if markers := list(item.iter_markers(FAULTS)):
-        from pytest_taskqueue.faulty import Faulty
+        from taskqueue_core import FaultPlan, points
 
         seeds = [marker.kwargs["seed"] for marker in markers if marker.kwargs.get("seed") is not None]
         texts = [text for marker in markers for text in marker.args]
-        item.stash[FAULTY] = Faulty(texts, seeds[0] if seeds else settings(item.config).seed)
+        plan = FaultPlan(*texts, seed=seeds[0] if seeds else settings(item.config).seed)
+        item.stash[FAULTY] = faulty = ExitStack()
+        faulty.enter_context(points.probing(plan))
+        faulty.callback(plan.release)  # before the probe is removed: all waits end
     return (yield)
 
 
@@ -102,7 +105,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """The faults end before the fixtures are torn down; then it is seen what is left."""
     faulty = item.stash.get(FAULTY, None)
     if faulty is not None:
-        faulty.end()
+        faulty.close()
         del item.stash[FAULTY]
     in_order = False
     try:
@@ -133,7 +136,7 @@ def _unwatch(item: pytest.Item) -> Watch | None:
 def _judge(item: pytest.Item, watch: Watch) -> None:
     found = watch.problems(_allowed(item))
     if found:
-        names = ", ".join(repr(name) for name in CHECKS if name in found)
+        names = ", ".join(repr(name) for name in KINDS if name in found)
         lines = [f"- {line}" for lines in found.values() for line in lines]
         remedy = f"if that is as it should be: @pytest.mark.{ALLOW}({names}, reason='...')"
         pytest.fail("\n".join(["the test left something of its task queues behind:", *lines, remedy]), pytrace=False)
@@ -145,10 +148,10 @@ def _allowed(item: pytest.Item) -> set[str]:
 
 def _check_allowed(marker: pytest.Mark) -> None:
     reason = marker.kwargs.get("reason")
-    unknown = [name for name in marker.args if name not in CHECKS]
+    unknown = [name for name in marker.args if name not in KINDS]
     if unknown or not marker.args:
         wrong = f"there is no check {unknown[0]!r}" if unknown else "no check is named"
-        raise ValueError(f"{ALLOW}: {wrong}; the checks are {', '.join(map(repr, CHECKS))}")
+        raise ValueError(f"{ALLOW}: {wrong}; the checks are {', '.join(map(repr, KINDS))}")
     if not (isinstance(reason, str) and reason.strip()) or len(marker.kwargs) > 1:
         raise ValueError(f"{ALLOW}({', '.join(map(repr, marker.args))}) needs a reason='...', and nothing else")
 

@@ -14,6 +14,8 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
+from pytest_taskqueue.wording import said
+
 FRAMES = 12
 """How many of the innermost frames of a stack are shown."""
 GROUPS = 4
@@ -71,7 +73,7 @@ class Hand:
             except Exception as error:  # noqa: BLE001 - whoever asked for the call raises it
                 outcome.set_exception(error)
             except BaseException as error:  # noqa: BLE001 - what would end a thread or a program ends nothing here
-                outcome.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+                outcome.set_exception(RuntimeError(said(error)))
 
 
 def stacks(threads: Iterable[threading.Thread]) -> list[str]:

@@ -44,7 +44,7 @@ def leftovers(
     yield from named("thread", "alive after close", _new_threads([*before.threads, *ours], seconds))
     yield from named("thread", "unknown to threading alive after close", _raw_threads(before.idents))
     yield from named("child process", "alive after close", [str(pid) for pid in _children() - before.children])
-    yield from named("file", "still open after close", _open_files(directory))
+    yield from named("file", "still open after close", _open_below(directory))
     yield from named("temporary file", "left behind", _unfinished_files(directory))
     yield from _unfinished_rows(directory)
     changed = [name for name, value in _settings().items() if value != before.settings[name]]
@@ -76,15 +76,18 @@ def _children() -> set[int]:
     return found
 
 
-def _open_files(directory: Path) -> list[str]:
-    """Files below a folder that this process holds open, as far as the system tells (only Linux does)."""
-    folder, found = directory.resolve(), []
-    for path in Path("/proc/self/fd").glob("*"):
+def open_files() -> set[Path]:
+    """The files that this process holds open, as far as the system tells (only Linux does)."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").glob("*"):
         with suppress(OSError):
-            target = path.readlink()
-            if target.is_relative_to(folder):
-                found.append(target.name)
+            found.add(descriptor.readlink())
     return found
+
+
+def _open_below(directory: Path) -> list[str]:
+    folder = directory.resolve()
+    return sorted(path.name for path in open_files() if path.is_relative_to(folder))
 
 
 def _settings() -> dict[str, object]:

@@ -9,13 +9,13 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Any
 
 from pytest_taskqueue.hangs import still_alive
-from pytest_taskqueue.subjects import ProtocolError, Subject, future
+from pytest_taskqueue.subjects import ProtocolError, Subject, checked_future
+from pytest_taskqueue.wording import said
 from taskqueue_core import Task
 
 clock = time.perf_counter
@@ -215,9 +215,7 @@ class ClosedLoop:
             self._stop.set()
             if isinstance(error, ProtocolError):
                 self._fault = error
-            log.broke = type(error).__name__
-            with suppress(Exception):  # it may not even say what it is
-                log.broke = f"{type(error).__name__}: {error}"
+            log.broke = said(error)
         finally:
             self._ramp.count(number)
             self._last.count(number)
@@ -245,7 +243,7 @@ class ClosedLoop:
         except Exception as error:  # noqa: BLE001 - a task that fails is counted, whatever it raises
             end = clock()
             if isinstance(error, AttributeError | TypeError) and given is not _NOTHING:
-                future(self._subject, given)
+                checked_future(self._subject, given)
             if isinstance(error, TimeoutError) and end - start > longest / 2:  # sooner it is the task's own
                 log.lost = k
                 log.starts.append(start)
@@ -294,7 +292,7 @@ class _Sampler:
             while depth is not None and not self._over.wait(_DEPTH_EVERY):
                 self._depths.append(index(depth()))
         except BaseException as error:  # noqa: BLE001 - raised to whoever asks for the depths
-            self._error = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            self._error = error if isinstance(error, Exception) else RuntimeError(said(error))
             self._failed.set()
 
 

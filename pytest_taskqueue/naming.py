@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -49,15 +50,23 @@ class Names:
             if given.isidentifier() and not self._known.has(kind, given):
                 self._take_fixture(kind, given)
             return given
-        name = getattr(given, "__qualname__", None) or type(given).__qualname__
+        name = self._free_name(kind, given)
         self._own[kind][name] = given
-        return str(name)
+        return name
 
     def catalogue(self) -> Catalogue:
         """All of them."""
         return Catalogue(
             {**self._known.subjects, **self._own["subject"]}, {**self._known.workloads, **self._own["workload"]}
         )
+
+    def _free_name(self, kind: str, given: Any) -> str:
+        """Two classes may be called alike, or like a built-in one."""
+        kept = given if hasattr(given, "__qualname__") else type(given)
+        short = kept.__qualname__.rpartition("<locals>.")[2]
+        names = itertools.chain([short, f"{kept.__module__}.{short}"], (f"{short} {n}" for n in itertools.count(2)))
+        own = self._own[kind]
+        return next(name for name in names if own.get(name, given) is given and not self._known.has(kind, name))
 
     def _take_fixture(self, kind: str, name: str) -> None:
         with suppress(pytest.FixtureLookupError):  # then it is unknown, and whoever looks for it says so

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from pytest_taskqueue.config import (
-    ENV_PREFIX,
     INI_PREFIX,
     OPTIONS,
     CompareConfig,
@@ -17,6 +16,7 @@ from pytest_taskqueue.config import (
     dotenv,
     resolve,
     resolve_marker,
+    strongest,
 )
 
 CONFIG: pytest.StashKey[CompareConfig] = pytest.StashKey()
@@ -73,14 +73,9 @@ def settings(
 
 def conformance_options(config: pytest.Config) -> dict[str, str]:
     """The options of the conformance suite, from the same sources."""
+    given = {option.name: getattr(config.option, INI_PREFIX + option.name) or None for option in CONFORMANCE}
     environ = _environment(config)
-    return {
-        option.name: getattr(config.option, INI_PREFIX + option.name)
-        or environ.get(ENV_PREFIX + option.name.upper())
-        or config.getini(INI_PREFIX + option.name)
-        or option.default
-        for option in CONFORMANCE
-    }
+    return {option.name: strongest(option, given, environ, config.getini)[1] for option in CONFORMANCE}
 
 
 def _environment(config: pytest.Config) -> dict[str, str]:

@@ -92,11 +92,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def _configure_conformance(config: pytest.Config) -> None:
     """When the conformance suite is among what is run, take part."""
     if any("conformance" in arg for arg in config.args):  # nobody else has to wait for the imports
-        from pytest_taskqueue.conformance import session
+        from pytest_taskqueue import examining
 
-        if session.asked(config):
-            config.stash[session.RUN] = session.ConformanceRun(config)
-            config.pluginmanager.register(config.stash[session.RUN], "taskqueue-conformance")
+        if examining.asked(config):
+            config.stash[examining.RUN] = examining.ConformanceRun(config)
+            config.pluginmanager.register(config.stash[examining.RUN], "taskqueue-conformance")
 
 
 def marked(item: pytest.Item) -> CompareConfig:

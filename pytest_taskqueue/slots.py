@@ -24,6 +24,7 @@ from pytest_taskqueue.machine import resident_mb
 from pytest_taskqueue.results import SlotResult
 from pytest_taskqueue.subjects import ProtocolError, Setup, Subject, SubjectFactory, opened
 from pytest_taskqueue.tally import Tally
+from pytest_taskqueue.wording import said
 from pytest_taskqueue.workloads import Workload
 from taskqueue_core import Task
 
@@ -272,7 +273,7 @@ def _blaming(what: str) -> Iterator[None]:
         raise SubjectError(f"{what}: {hang}", hang.stacks) from None
     except Exception as error:
         calls = traceback.format_tb(error.__traceback__)[-SHOWN_CALLS:]
-        raise SubjectError(f"{what}: {type(error).__name__}: {error}", ["raised in:\n" + "".join(calls)]) from error
+        raise SubjectError(f"{what}: {said(error)}", ["raised in:\n" + "".join(calls)]) from error
 
 
 def _difference(after: float | None, before: float | None) -> float | None:

@@ -102,11 +102,11 @@ def opened(factory: SubjectFactory, setup: Setup) -> Subject:
     name = type(subject).__name__
     _check(subject, name, "submit", "task", "a Future")
     _check(subject, name, "close", "timeout", "nothing, within `timeout` seconds")
-    promises(subject)
+    promises_of(subject)
     return subject
 
 
-def promises(subject: Subject) -> frozenset[Promise]:
+def promises_of(subject: Subject) -> frozenset[Promise]:
     """What a subject promises. Raises ProtocolError for what is no promise."""
     given = getattr(subject, "promises", ())
     try:
@@ -116,7 +116,7 @@ def promises(subject: Subject) -> frozenset[Promise]:
         raise ProtocolError(f"{type(subject).__name__}.promises: {error}; there are {', '.join(Promise)}") from None
 
 
-def future(subject: Subject, given: Any) -> Any:
+def checked_future(subject: Subject, given: Any) -> Any:
     """What `submit` returned, if it is as good as a Future. Raises ProtocolError."""
     where = f"{type(subject).__name__}.submit returned {given!r:.80}"
     if not callable(getattr(given, "result", None)):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_taskqueue.thumbnails import ROUND_TRIP, Images, Thumbnails
+from pytest_taskqueue.wording import said
 from taskqueue_core import Task
 
 
@@ -188,7 +189,7 @@ def made(factory: Callable[[int], Any], name: str, seed: int) -> Workload:
     try:
         own = factory(seed)
     except Exception as error:
-        raise ValueError(f"workload {name!r} cannot be made with the seed {seed}: {_said(error)}") from error
+        raise ValueError(f"workload {name!r} cannot be made with the seed {seed}: {said(error)}") from error
     wanted = Workload if hasattr(own, "prepare") else OwnWorkload
     for method in [name for name, value in vars(wanted).items() if inspect.isfunction(value) and name[0] != "_"]:
         if not callable(getattr(own, method, None)):
@@ -200,7 +201,7 @@ def made(factory: Callable[[int], Any], name: str, seed: int) -> Workload:
     try:
         first = own.task(0, 0)
     except Exception as error:
-        raise ValueError(f"workload {name!r} fails at its first task: {_said(error)}") from error
+        raise ValueError(f"workload {name!r} fails at its first task: {said(error)}") from error
     if not isinstance(first, Task):
         raise ValueError(f"workload {name!r}: task(0, 0) returned {first!r:.80}, expected a taskqueue_core.Task")
     return Computed(own, name)
@@ -226,7 +227,3 @@ def _generated(n: int, rounds: int) -> int:
     modulus, a, c = 4294967296, 1664525, 1013904223
     power = pow(a, rounds, modulus * (a - 1))
     return (power * n + c * ((power - 1) // (a - 1))) % modulus
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

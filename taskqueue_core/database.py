@@ -314,7 +314,7 @@ def translated(path: Path | None) -> Iterator[None]:
         raise LedgerError(f"{where}: {error} ({code})", code=code) from error
 
 
-FAULTS = (
+SQLITE_ERRORS = (
     *("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_CORRUPT", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_IOERR_FSYNC"),
     *("SQLITE_IOERR_WRITE", "SQLITE_LOCKED", "SQLITE_NOTADB", "SQLITE_READONLY"),
 )
@@ -322,7 +322,7 @@ FAULTS = (
 
 
 def make_error(name: str, text: str) -> sqlite3.Error:
-    """An error as sqlite3 raises it, with SQLite's code for that name (one of FAULTS)."""
+    """An error as sqlite3 raises it, with SQLite's code for that name (one of SQLITE_ERRORS)."""
     damage = name in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
     error = sqlite3.DatabaseError(text) if damage else sqlite3.OperationalError(text)
     error.sqlite_errorname, error.sqlite_errorcode = name, getattr(sqlite3, name)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from taskqueue_core import errors
-from taskqueue_core.database import FAULTS, make_error
+from taskqueue_core.database import SQLITE_ERRORS, make_error
 from taskqueue_core.points import POINTS, PROCESS
 
 GRAMMAR = "POINT:EFFECT[@N][:p=P]"
@@ -116,7 +116,7 @@ class FaultPlan:
 
 
 def _effect(text: str, point: str, effect: str) -> tuple[Callable[[str], BaseException] | None, tuple[float, float]]:
-    if effect in FAULTS:
+    if effect in SQLITE_ERRORS:
         return lambda message: make_error(effect, message), (0.0, 0.0)
     if (match := _LATENCY.fullmatch(effect)) is not None:
         low = _seconds(match["low"])
@@ -126,9 +126,11 @@ def _effect(text: str, point: str, effect: str) -> tuple[Callable[[str], BaseExc
         return None, (low, high)
     name, _, kind = effect.partition("=")
     if name != "error":
-        raise _bad(text, f"there is no effect {effect!r}; they are latency=5ms~20ms, error=..., {', '.join(FAULTS)}")
+        raise _bad(
+            text, f"there is no effect {effect!r}; they are latency=5ms~20ms, error=..., {', '.join(SQLITE_ERRORS)}"
+        )
     if point != PROCESS:
-        raise _bad(text, f"error is for the point 'process'; the ledger's errors are {', '.join(FAULTS)}")
+        raise _bad(text, f"error is for the point 'process'; the ledger's errors are {', '.join(SQLITE_ERRORS)}")
     return _error_class(text, kind or "TransientError"), (0.0, 0.0)
 
 

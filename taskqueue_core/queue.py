@@ -128,7 +128,7 @@ class TaskQueue:
             taken=self._places.give,
             help=commits.help,
             nudge=commits.nudge,
-            paused=lambda: commits.troubled or self._inflight.all_stuck(settings.max_workers),
+            halted=lambda: commits.troubled or self._inflight.all_stuck(settings.max_workers),
             busy=lambda: commits.busy,
             ended=self._interpreter_ended,
             commit_seconds=lambda: writer.seconds,
@@ -157,7 +157,7 @@ class TaskQueue:
     def _start_threads(self) -> None:
         commits, timeouts = self._ledger.commits, self._attempts.timeouts
         self._commit_thread = threading.Thread(
-            target=commits.run, args=(self._tidy, self._resume), name="taskqueue-commits", daemon=True
+            target=commits.run, args=(self._tidy, self._claim_again), name="taskqueue-commits", daemon=True
         )
         self._threads = [threading.Thread(target=self._feeder.run, name="taskqueue-feeder", daemon=True)]
         if timeouts is not None:
@@ -181,8 +181,8 @@ class TaskQueue:
         while not deadline.passed and self._report is None and self._ledger.purge_old(retain, retain_for):
             pass
 
-    def _resume(self) -> None:
-        """After trouble with the ledger: claim again what waits."""
+    def _claim_again(self) -> None:
+        """After a pause, or trouble with the ledger: claim what waits."""
         self._workers.pump()
         self._feeder.wake()
 
@@ -300,7 +300,7 @@ class TaskQueue:
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be a whole number of at least 1 or None, got {limit!r}")
         self._workers.allow(UNLIMITED if limit is None else limit)
-        self._resume()
+        self._claim_again()
 
     @property
     def paused(self) -> bool:

@@ -62,7 +62,7 @@ class Workers:
 
     `claim` posts claims; it, or whoever it told, calls `ready` or `lost` for each of the entries. `run` tells whether
     somebody waits for the result. `help` writes what was posted, `nudge` sees that somebody does, `taken` is told of
-    each task that leaves the bounded queue, `paused` says that this is no time for claims, `busy` that results are
+    each task that leaves the bounded queue, `halted` says that this is no time for claims, `busy` that results are
     still to be written; `ended` is called when there can be no more workers because the interpreter ends.
     """
 
@@ -77,7 +77,7 @@ class Workers:
         taken: Callable[[], None],
         help: Callable[[], bool],  # noqa: A002
         nudge: Callable[[], None],
-        paused: Callable[[], bool],
+        halted: Callable[[], bool],
         busy: Callable[[], bool],
         ended: Callable[[], None],
         commit_seconds: Callable[[], float],
@@ -90,7 +90,7 @@ class Workers:
         self._taken = taken
         self._help = help
         self._nudge = nudge
-        self._paused = paused
+        self._halted = halted
         self._busy = busy
         self._ended = ended
         self._commit_seconds = commit_seconds
@@ -122,7 +122,7 @@ class Workers:
         """For how many of `count` new tasks a worker is free, or soon will be: they are claimed as they are inserted,
         and `ready` or `lost` follows. 0 while others wait.
         """
-        if self.waiting.queue or self._paused():
+        if self.waiting.queue or self._halted():
             return 0
         with self._lock:
             if self._stopping:
@@ -212,7 +212,7 @@ class Workers:
         self._executor.shutdown(wait=wait)
 
     def _post_claims(self) -> None:
-        if not self.waiting.queue or self._paused():
+        if not self.waiting.queue or self._halted():
             return
         with self._lock:
             room = min(self._size + self._ahead - self._in_hand, self._allowed)

@@ -160,10 +160,10 @@ class Writer:
             if self._database.in_transaction:  # a ROLLBACK failed; nothing may be acknowledged inside that transaction
                 self._database.execute("ROLLBACK")
             self._set_level(any(request.durable for request in batch))
-            watched = points.probe is not None  # then there has to be a BEGIN and a COMMIT to stand at
-            results = None if careful or watched else self.at_once(self._database, changes)
+            probed = points.probe is not None  # then there has to be a BEGIN and a COMMIT to stand at
+            results = None if careful or probed else self.at_once(self._database, changes)
             if results is None:
-                names = self.arrows(changes) if watched else None
+                names = self.arrows(changes) if probed else None
                 results = self._in_parts(changes, careful, again=any(request.again for request in batch), names=names)
         for apply, requests in groups.items():
             _hand_out(requests, results[apply])

@@ -31,6 +31,7 @@ BROKEN = [
     ("Goes", "closes", "a submit after close was taken, and its future gave the result None"),
     ("Forgets", "closes", "that were not done at close: their futures never end"),
     ("CloseHangs", "closes", "no answer within"),
+    ("CloseRaises", "closes", "close(10) raised RuntimeError: the door is jammed"),
     ("LeavesThread", "leaves_nothing", "1 thread alive after close: forgotten"),
     ("LeavesFile", "leaves_nothing", "1 file still open after close: journal"),
     ("LeavesHalf", "leaves_nothing", "1 temporary file left behind: upload.tmp"),
@@ -68,15 +69,16 @@ BROKEN = [
     ("Blank", "durable", "submitted after it: the results [None, None, None], where each was "),
     ("ForkHangs", "fork_safe", "a submit in a forked child: hung, submit does not come back"),
     ("ForkTakes", "fork_safe", "a submit in a forked child: accepted, and never done"),
-    ("ForkHarms", "fork_safe", "the parent does not go on as before: RuntimeError: after-0 has no result after 1 s"),
+    ("ForkHarms", "fork_safe", "the parent does not go on as before: RuntimeError: after-0 has no result after 3 s"),
 ]
 
 IMPATIENT = {
     *("Loses", "Dies", "Takes", "Forgets", "CloseHangs", "Waits", "RejectsForEver", "RetriesForEver", "NoLetters"),
     *("LettersForEver", "LeavesThread", "ReplaysNothing", "JoinsNever", "JoinHangs", "Patient", "InMemory"),
-    *("ForkHangs", "ForkHarms"),
 }
 """Those that are found by waiting for what does not come; the others answer, however long that takes."""
+
+NO_CLOSE = {"CloseHangs", "CloseRaises"}
 
 pytestmark = pytest.mark.tq_allow("errors", "open", "threads", "running", "files", reason="that is what they do wrong")
 
@@ -96,22 +98,23 @@ def test_a_broken_promise_is_found_under_its_name(toy: str, name: str, evidence:
     if toy == "LeavesFile" and not FILES.is_dir():
         pytest.skip("this system does not tell who holds which file open")
     subject = getattr(nonconforming, toy)
-    found = examine(subject, only=[name], patience=1.0 if toy in IMPATIENT else 10.0)[name]
+    patience = 3.0 if name == "fork_safe" else 1.0 if toy in IMPATIENT else 10.0
+    found = examine(subject, only=[name], patience=patience)[name]
     assert found.status is Status.BROKEN
     assert evidence in found.evidence
 
 
 @pytest.mark.parametrize(("toy", "name"), [(toy, name) for toy, name, _ in BROKEN if name in BASICS])
 def test_no_other_basic_promise_is_blamed(toy: str, name: str) -> None:
-    """A close that hangs leaves things behind, too."""
-    others = [basic for basic in BASICS if basic != name] if toy != "CloseHangs" else ["results"]
+    """A close that hangs or raises is no clean end for anybody."""
+    others = [basic for basic in BASICS if basic != name] if toy not in NO_CLOSE else ["results"]
     assert not examine(getattr(nonconforming, toy), only=others).broken
 
 
 def test_the_checks_know_no_pytest() -> None:
     """They can be run from anywhere."""
     folder = PLUGIN / "conformance"
-    assert [file.name for file in files(folder) if "pytest" in packages(file)] == ["session.py"]
+    assert not [file.name for file in files(folder) if "pytest" in packages(file)]
 
 
 def test_no_basic_promise_is_blamed_for_another() -> None:

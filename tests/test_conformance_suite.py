@@ -79,7 +79,7 @@ def test_quiet_runs_show_one_line_and_the_file_has_everything(pytester: pytest.P
     assert set(found) == {"schema", "created", "subject", "versions", "machine", "promises"}
     assert found["subject"].endswith(":Kept")
     assert [promise["name"] for promise in found["promises"]] == ["once", "results", "bounded", "joins"]
-    assert set(found["promises"][0]) == {"name", "text", "status", "evidence", "seconds", "stacks"}
+    assert set(found["promises"][0]) == {"name", "text", "status", "evidence", "seconds", "stacks", "held"}
     assert {promise["status"] for promise in found["promises"]} == {"kept"}
 
 

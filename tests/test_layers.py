@@ -16,9 +16,13 @@ OURS = {"taskqueue_core", "pytest_taskqueue", "input_new", "conftest"}
 LADDER = [
     "errors",
     "task",
+    "points",
+    "watch",
+    "clock",
     "retry",
     "settings",
     "database",
+    "plans",
     "writer",
     "commits",
     "arrows",
@@ -26,8 +30,10 @@ LADDER = [
     "inflight",
     "feeder",
     "workers",
+    "idle",
     "attempts",
     "admission",
+    "closing",
     "queue",
     "pool",
     "cli",
@@ -79,7 +85,9 @@ def packages(file, **kwargs):
 def modules(file):
     """The modules of the core that a file of the core needs to run."""
     names = {
-        module.split(".")[1] for module, _ in imports(file, for_types=False) if module.startswith("taskqueue_core.")
+        module.split(".")[1] if "." in module else name
+        for module, name in imports(file, for_types=False)
+        if module.split(".")[0] == "taskqueue_core"
     }
     return names - {file.stem}
 
@@ -167,7 +175,7 @@ def test_the_public_names_are_all_there():
 
 @pytest.mark.parametrize("file", files(PLUGIN) + sorted(ROOT.glob("*.py")), ids=ids)
 def test_the_plugin_and_the_scripts_use_public_names_only(file):
-    """`from taskqueue_core import ...`, never a module inside it."""
+    """`from taskqueue_core import ...`, never a module inside it, but for the three that are public: for tests."""
     for module, name in imports(file):
         if module.split(".")[0] == "taskqueue_core":
             assert module == "taskqueue_core"

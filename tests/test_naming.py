@@ -174,6 +174,14 @@ def test_misses(tq_compare):
     print("still runs")
     assert result.passed, result
 
+def test_alike(tq_compare):
+    def queue():
+        class Queue(toys.Pool): pass
+        return Queue
+    result = tq_compare(baseline=queue(), optimized=queue(), budget=0.001, **LOAD)
+    assert result.settings["baseline"] == "Queue"
+    assert result.settings["optimized"] == __name__ + ".Queue"
+
 def test_is_content(tq_compare):
     assert not tq_compare(baseline="my_queue", optimized=toys.NoOpen, **LOAD).passed
 
@@ -195,7 +203,7 @@ def test_a_test_compares_and_decides_itself(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(COMPARES)
     result = run(pytester, "--junitxml=out.xml", "-p", "no:cacheprovider")
     shown = out(result)
-    result.assert_outcomes(passed=3, failed=3)
+    result.assert_outcomes(passed=4, failed=3)
     cases = junit(pytester.path / "out.xml")
     (missed,) = cases["test_misses"]
     assert re.search(r"AssertionError: <verdict: FAIL c2 throughput x[\d.]+ \[.*\] >= 5000\.00", missed.text or "")
@@ -205,7 +213,7 @@ def test_a_test_compares_and_decides_itself(pytester: pytest.Pytester) -> None:
     assert evidence.count("FAIL: the optimized queue") == 1
     assert "optimized of tq_compare: unknown subject 'nobody': use baseline, optimized, executor" in shown
     assert "tq_compare takes options by name, not 'optimised'" in shown
-    assert len(re.findall(r"^test_\w+\.py::test_\w+: verdict: ", shown, re.MULTILINE)) == 4
+    assert len(re.findall(r"^test_\w+\.py::test_\w+: verdict: ", shown, re.MULTILINE)) == 5
     assert len(VERDICT.findall(evidence)) >= 1
 
 

@@ -12,7 +12,7 @@ import plugin_runs
 import pytest
 from plugin_runs import SAME, SHORT, out, run
 
-from pytest_taskqueue.subjects import Promise, ProtocolError, Setup, future, opened, promises
+from pytest_taskqueue.subjects import Promise, ProtocolError, Setup, checked_future, opened, promises_of
 
 MISFITS = '''
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -137,9 +137,9 @@ def test_what_has_the_methods_is_a_subject(tmp_path: Path) -> None:
     ]
     for factory in kinds:
         subject = opened(factory, setup(tmp_path))
-        assert promises(subject) == frozenset()
+        assert promises_of(subject) == frozenset()
         given = subject.submit(7)  # type: ignore[arg-type]
-        assert future(subject, given) is given
+        assert checked_future(subject, given) is given
         subject.close(1.0)
 
 
@@ -152,11 +152,11 @@ def test_promises_are_names_or_members() -> None:
         ((), set()),
     ):
         good.promises = given  # type: ignore[attr-defined]
-        assert promises(good) == found
+        assert promises_of(good) == found
     for wrong in ("everything", [3], 7):
         good.promises = wrong  # type: ignore[attr-defined]
         with pytest.raises(ProtocolError, match=r"^Good\.promises: .*; there are bounded, rejects, "):
-            promises(good)
+            promises_of(good)
 
 
 def test_an_error_of_the_task_is_none_of_the_protocol(pytester: pytest.Pytester) -> None:

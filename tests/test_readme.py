@@ -27,8 +27,8 @@ def test_how_it_works_fits_in_80_lines() -> None:
 def test_every_file_named_in_the_readme_exists(package: str) -> None:
     """A newcomer who follows it finds each room."""
     text = readme.README.read_text(encoding="utf-8").partition("\n## How it works\n")[2]
-    names = set(re.findall(r"\b([a-z]+\.py)\b", text.partition("\n## Settings")[0]))
-    files = {path.name for path in [*readme.ROOT.glob("*/*.py"), *readme.ROOT.glob("*/verdict/*.py")]}
+    names = set(re.findall(r"\b([a-z_]+\.py)\b", text.partition("\n## Settings")[0]))
+    files = {path.name for path in [*readme.ROOT.glob("*/*.py"), *readme.ROOT.glob("pytest_taskqueue/*/*.py")]}
     assert names
     assert names <= files
     assert {path.name for path in (readme.ROOT / package).glob("*.py")} & names

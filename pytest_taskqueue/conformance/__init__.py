@@ -6,7 +6,7 @@ report = examine("mypkg:open_queue")
 assert not report.broken
 """
 
-from pytest_taskqueue.conformance.examination import Examination, examine
+from pytest_taskqueue.conformance.examination import examine
 from pytest_taskqueue.conformance.outcomes import Outcome, Report, Status
 
-__all__ = ["Examination", "Outcome", "Report", "Status", "examine"]
+__all__ = ["Outcome", "Report", "Status", "examine"]

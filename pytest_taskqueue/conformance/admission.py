@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pytest_taskqueue.conformance.outcomes import Broken
-from pytest_taskqueue.conformance.player import QUIET, Player, said
+from pytest_taskqueue.conformance.player import QUIET, Player, one_line
 from pytest_taskqueue.conformance.stage import PLACES, WORKERS, Stage
 from pytest_taskqueue.wording import count
 
@@ -27,6 +27,7 @@ class _Flood:
     def __init__(self, player: Player) -> None:
         self.player = player
         self.taken: list[tuple[str, Any]] = []
+        self.accepted = 0  # while none was done
         self.moved = threading.Event()
         self.stopped = threading.Event()
 
@@ -39,11 +40,11 @@ class _Flood:
             self.taken.append((key, self.player.submit_here(key, block=True, value=key)))
             self.moved.set()
 
-    def watch(self) -> None:
+    def wait(self) -> None:
         """Until nothing more is accepted; then the work goes on."""
         while len(self.taken) < MANY and self.moved.wait(QUIET):
             self.moved.clear()
-        self.held = len(self.taken)
+        self.accepted = len(self.taken)
         self.stopped.set()
         self.player.work.release()
 
@@ -51,13 +52,13 @@ class _Flood:
 def bounded(stage: Stage) -> str:
     """Nobody works, many are offered: how many are taken?"""
     flood = _Flood(stage.open())
-    flood.player.together([flood.run], during=flood.watch)
-    if flood.held > MOST:
-        raise Broken(f"{count(flood.held, 'task')} accepted while none was done, with {ROOM}")
+    flood.player.together([flood.run], during=flood.wait)
+    if flood.accepted > MOST:
+        raise Broken(f"{count(flood.accepted, 'task')} accepted while none was done, with {ROOM}")
     for key, given in flood.taken:
         if (value := flood.player.value(key, given)) != key:
             raise Broken(f"{key} has the result {value!r:.60}")
-    return f"{flood.held} of {count(MANY, 'task')} accepted while none was done, with {ROOM}; then all of them done"
+    return f"{flood.accepted} of {count(MANY, 'task')} accepted while none was done, with {ROOM}; then all of them done"
 
 
 def rejects(stage: Stage) -> str:
@@ -73,12 +74,12 @@ def rejects(stage: Stage) -> str:
     else:
         raise Broken(f"{count(MANY, 'task')} accepted while none was done, none refused, with {ROOM}")
     if not PLACES <= len(taken) <= MOST:
-        raise Broken(f"{len(taken)} accepted, then {said(offer.error)}, with {ROOM}")
+        raise Broken(f"{len(taken)} accepted, then {one_line(offer.error)}, with {ROOM}")
     player.work.release()
     for done, given in taken:
         player.value(done, given)
     _refused_for_good(player, key)
-    return f"{len(taken)} accepted, the next refused: {said(offer.error)}; it was not kept, and accepted later"
+    return f"{len(taken)} accepted, the next refused: {one_line(offer.error)}; it was not kept, and accepted later"
 
 
 def _refused_for_good(player: Player, key: str) -> None:

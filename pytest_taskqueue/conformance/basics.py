@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from pytest_taskqueue.conformance.outcomes import Broken
-from pytest_taskqueue.conformance.player import QUIET, Answer, Player, said
+from pytest_taskqueue.conformance.player import QUIET, Answer, Player, one_line
 from pytest_taskqueue.conformance.stage import WORKERS, Stage
 from pytest_taskqueue.leftovers import Before, leftovers
 from pytest_taskqueue.wording import count, named
@@ -94,7 +94,7 @@ def exceptions(stage: Stage) -> str:
         if got.error is None:
             raise Broken(f"the work raised ValueError, and its future gave {got}", hung=got.late)
         if not any(TELLTALE in f"{error} {error!r}" for error in _chain(got.error)):
-            raise Broken(f"the work raised ValueError({TELLTALE!r}), and its future {said(got.error)}")
+            raise Broken(f"the work raised ValueError({TELLTALE!r}), and its future {one_line(got.error)}")
     if (after := player.value("after the failures", player.submit("after the failures", value=7))) != 7:
         raise Broken(f"after {count(2 * WORKERS, 'failure')} a task has the result {after!r:.60}")
     return f"{count(2 * WORKERS, 'failure')} reached the caller as {type(got.error).__name__}; the queue went on"

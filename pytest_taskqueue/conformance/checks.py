@@ -1,4 +1,4 @@
-"""All promises there are, in the order in which they are shown."""
+"""The checks: how each promise is tried."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_taskqueue.subjects import Promise
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise. `play` returns the evidence that it is kept, or raises Broken with the evidence that it is not."""
+    """How one promise is tried. `play` returns the evidence that it is kept, or raises Broken with that against it."""
 
     name: str
     text: str
@@ -41,4 +41,4 @@ CHECKS: tuple[Check, ...] = (
     Check("durable", "acknowledged tasks survive kill -9", crash.durable),
     Check("fork_safe", "a forked child is refused, the parent goes on", crash.fork_safe),
 )
-"""In this order they are played, too."""
+"""All checks, in the order in which they are shown, and played."""

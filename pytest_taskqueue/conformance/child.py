@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_taskqueue.conformance.address import load
-from pytest_taskqueue.conformance.player import QUIET, said
+from pytest_taskqueue.conformance.player import QUIET, one_line
 from pytest_taskqueue.conformance.processes import WAITS_FOR_ITS_END, Order
 from pytest_taskqueue.conformance.script import Work, task
 from pytest_taskqueue.conformance.stage import WORKERS
@@ -105,7 +105,7 @@ def fork(part: Part) -> Mapping[str, Any]:
         part.subject.close(part.order.patience)
         harm = "" if after == [*range(WORKERS)] else f"the results {after!r}"
     except Exception as error:  # noqa: BLE001 - it is the answer
-        harm = said(error)
+        harm = one_line(error)
     return {"answer": answer, "harm": harm}
 
 
@@ -126,7 +126,7 @@ def main(argument: str) -> None:
     try:
         answer = PARTS[order.part](Part(order))
     except Exception as error:  # noqa: BLE001 - it is the answer
-        answer = {"error": said(error)}
+        answer = {"error": one_line(error)}
     faulthandler.cancel_dump_traceback_later()
     os.write(answers, f"{json.dumps(answer)}\n".encode())
     threading.Event().wait(WAITS_FOR_ITS_END)

@@ -12,7 +12,7 @@ from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.conformance.checks import CHECKS, Check
 from pytest_taskqueue.conformance.outcomes import Broken, Outcome, Report, Status, Untried
 from pytest_taskqueue.conformance.stage import PATIENCE, Casting, Stage
-from pytest_taskqueue.subjects import Promise, ProtocolError, SubjectFactory, promises
+from pytest_taskqueue.subjects import Promise, ProtocolError, SubjectFactory, promises_of
 
 BRIEF = 2.0
 """Seconds for an answer where none is promised: whatever it is, nothing turns red."""
@@ -89,7 +89,7 @@ class Examination:
                 try:
                     player = stage.open()
                     assert player.subject is not None
-                    own = promises(player.subject)
+                    own = promises_of(player.subject)
                     player.submit("first", value=1)
                 finally:
                     self._clear(stage)
@@ -115,7 +115,7 @@ class Examination:
             return _outcome(check, Status.NOT_TRIED if promised else Status.NOT_PROMISED, str(reason), started)
         if promised:
             return _outcome(check, Status.KEPT, evidence, started)
-        return _outcome(check, Status.NOT_PROMISED, f"held here: {evidence}", started)
+        return replace(_outcome(check, Status.NOT_PROMISED, f"held here: {evidence}", started), held=True)
 
     def _evidence(self, check: Check, cast: Casting) -> str:
         with tempfile.TemporaryDirectory(prefix="tq-conformance-", ignore_cleanup_errors=True) as folder:

@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from pytest_taskqueue.conformance.outcomes import Untried
-from pytest_taskqueue.conformance.player import said
+from pytest_taskqueue.conformance.player import one_line
 
 SOON = 1.0
 """Seconds for the result of a task that was accepted where it should not have been."""
@@ -19,8 +18,6 @@ SOON = 1.0
 
 def forked(submit: Callable[[], Any], seconds: float) -> dict[str, str]:
     """What a submit in a forked child leads to: `refused`, `accepted` or `hung`, and how."""
-    if not hasattr(os, "fork"):
-        raise Untried("this system cannot fork")
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are threads is the point
@@ -53,6 +50,6 @@ def _tried(submit: Callable[[], Any]) -> dict[str, str]:
         try:
             return {"accepted": f"done, with the result {given.result(SOON)!r:.60}"}
         except TimeoutError as error:
-            return {"refused": said(error)} if str(error) else {"accepted": "and never done"}
+            return {"refused": one_line(error)} if str(error) else {"accepted": "and never done"}
     except Exception as error:  # noqa: BLE001 - it is the answer
-        return {"refused": said(error)}
+        return {"refused": one_line(error)}

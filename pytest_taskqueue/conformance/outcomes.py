@@ -20,7 +20,7 @@ class Status(StrEnum):
 class Outcome:
     """One promise: its name, what it says, whether it was kept, by what that was seen, and how long it took.
 
-    `stacks` shows where the queue hangs, if it does.
+    `stacks` shows where the queue hangs, if it does; `held` is a promise that is not made and holds all the same.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Outcome:
     evidence: str
     seconds: float
     stacks: tuple[str, ...] = ()
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Any
 from pytest_taskqueue.conformance.outcomes import Broken
 from pytest_taskqueue.conformance.script import Work, task
 from pytest_taskqueue.hangs import Hand, Hang, stacks
-from pytest_taskqueue.subjects import ProtocolError, Subject, future
+from pytest_taskqueue.subjects import ProtocolError, Subject, checked_future
+from pytest_taskqueue.wording import said
 
 QUIET = 0.3
 """Seconds in which nothing happens where nothing is to happen. Too short a time only ever speaks for the queue."""
@@ -36,12 +37,12 @@ class Answer:
         """As evidence shows it."""
         if self.late:
             return "no answer"
-        return said(self.error) if self.error is not None else f"the result {self.value!r:.60}"
+        return one_line(self.error) if self.error is not None else f"the result {self.value!r:.60}"
 
 
-def said(error: BaseException | None) -> str:
+def one_line(error: BaseException | None) -> str:
     """An error on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160].rstrip(": ")
+    return " ".join(said(error).split())[:160].rstrip(": ")
 
 
 class Player:
@@ -79,7 +80,7 @@ class Player:
         except (Broken, ProtocolError):
             raise
         except Exception as error:
-            raise Broken(f"{what} raised {said(error)}") from error
+            raise Broken(f"{what} raised {one_line(error)}") from error
 
     def answer(self, what: str, function: Callable[[], Any]) -> Answer:
         """The same for what may raise."""
@@ -114,7 +115,7 @@ class Player:
             if isinstance(error, TimeoutError) and waiting:
                 evidence = f"{len(waiting)} of {len(hands)} threads that use it at once do not come back"
                 raise Broken(evidence, hung=True, stacks=stacks(waiting)) from None
-            raise Broken(f"used by {len(hands)} threads at once it raised {said(error)}") from error
+            raise Broken(f"used by {len(hands)} threads at once it raised {one_line(error)}") from error
 
     # What is asked of a queue
 
@@ -125,7 +126,7 @@ class Player:
     def submit_here(self, key: str, /, **script: Any) -> Any:
         """The same in the thread of the caller, without a limit."""
         assert self.subject is not None
-        return future(self.subject, self.subject.submit(task(key, **script)))
+        return checked_future(self.subject, self.subject.submit(task(key, **script)))
 
     def offer(self, key: str, /, **script: Any) -> Answer:
         """What becomes of a task that may be refused: by `submit` itself, or by its future."""

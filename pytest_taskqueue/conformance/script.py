@@ -30,7 +30,7 @@ def task(key: str, /, **script: Any) -> Task:
 
 
 class Work:
-    """The work of one queue. Attempts are counted by key when they begin and when they end, the good ones apart.
+    """The work of one queue. Attempts are counted by key when they begin and when they end.
 
     With a `log`, the key of every good attempt is a line of that file, which outlives the process.
     """
@@ -41,7 +41,6 @@ class Work:
         self._log = log
         self.begun: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
-        self.succeeded: Counter[str] = Counter()
 
     def __call__(self, task: Task) -> Any:
         key, script = task.key, task.params
@@ -52,7 +51,6 @@ class Work:
             if attempt <= script.get("fail", 0):
                 raise ERRORS[script["error"]](script.get("text", "on purpose"))
             self._write(key)
-            self._count(self.succeeded, key)
         finally:
             self._count(self.ended, key)
         return self._value(script, attempt)

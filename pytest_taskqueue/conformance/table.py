@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest_taskqueue.conformance.outcomes as found
 from pytest_taskqueue.machine import machine
+from pytest_taskqueue.wording import printable
 
 WIDTH = 100
 SCHEMA = 1
@@ -34,7 +35,7 @@ def _row(row: tuple[str, str, str], names: int, states: int) -> Iterable[str]:
 
 def _flat(outcome: found.Outcome) -> str:
     """On one line, without what a terminal would not show."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(outcome.evidence.split()))
+    return printable(" ".join(outcome.evidence.split()))
 
 
 def summary(outcomes: Iterable[found.Outcome]) -> str:

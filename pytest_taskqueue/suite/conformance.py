@@ -6,7 +6,7 @@ import pytest
 
 from pytest_taskqueue.conformance import Status, table
 from pytest_taskqueue.conformance.checks import CHECKS, Check
-from pytest_taskqueue.conformance.session import OUTCOME, RUN
+from pytest_taskqueue.examining import OUTCOME, RUN
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_taskqueue.testing.matching import listing, read, wanted
+from pytest_taskqueue.wording import queue_at
 from taskqueue_core import DeadLetter, LedgerView, ObjectStore, Status, Task, TaskQueue, TaskRecord, watch
 
 STEP = 0.02
@@ -97,9 +98,7 @@ def assert_dead(
     error counts as read. Raises AssertionError with the dead letters and tasks that come nearest.
     """
     __tracebackhide__ = True
-    description = wanted(
-        task, image_key=image_key, variant=variant, params=params, reason=reason, error=error
-    )  # fmt: skip
+    description = wanted(task, image_key=image_key, variant=variant, params=params, reason=reason, error=error)
     letters = [letter for letter in read(queue, LedgerView.dead_letters) if letter.replayed_at is None]
     found = [letter for letter in letters if description.matches(letter)]
     if not found:
@@ -186,8 +185,7 @@ def _note_read(queue: Source, letters: Iterable[DeadLetter]) -> None:
 
 
 def _name(queue: Source) -> str:
-    path = queue.path if isinstance(queue, TaskQueue) else os.fspath(queue)
-    return "the queue in memory" if path is None else f"queue {str(path)!r}"
+    return queue_at(queue.path if isinstance(queue, TaskQueue) else queue)
 
 
 def _after(seconds: float) -> str:

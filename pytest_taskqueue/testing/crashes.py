@@ -123,9 +123,7 @@ def _killed() -> int:
     return KILLED if os.name == "nt" else -signal.SIGKILL
 
 
-def _why_not(
-    point: str, nth: int, story: Callable[..., object], told: dict[str, Any], ended: int, output: str
-) -> str:  # fmt: skip
+def _why_not(point: str, nth: int, story: Callable[..., object], told: dict[str, Any], ended: int, output: str) -> str:
     name, reached = story.__qualname__, told.get("reached", {})
     place = repr(point) if nth == 1 else f"{point!r} {nth} times"
     passed = ", ".join(f"{where} x{count}" for where, count in reached.items()) or "none"

@@ -57,9 +57,7 @@ def wanted(task: Task | str | None = None, *, status: Status | str | None = None
     return Wanted(idempotency_key=key, status=None if status is None else Status(status), **fields)
 
 
-def listing(
-    description: Wanted, found: Sequence[TaskRecord | DeadLetter], others: Sequence[TaskRecord] = ()
-) -> str:  # fmt: skip
+def listing(description: Wanted, found: Sequence[TaskRecord | DeadLetter], others: Sequence[TaskRecord] = ()) -> str:
     """The tasks that come nearest, with what is otherwise in each, as lines below an assertion's text."""
     if not found and not others:
         return "  there is no task at all"

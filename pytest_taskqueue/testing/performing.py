@@ -68,9 +68,7 @@ def perform(
         raise ValueError(f"attempt {attempt} never comes: {retry!r} has attempts 1 to {retry.max_attempts}")
     course = _Course(processor, attempt - 1)
     policy = _Policy(retry.max_attempts, retry.base, retry.cap, course.classify(retry), retry, course)
-    queue = TaskQueue(
-        course, ledger=":memory:", max_workers=1, retry=policy, task_timeout=task_timeout, paused=True
-    )  # fmt: skip
+    queue = TaskQueue(course, ledger=":memory:", max_workers=1, retry=policy, task_timeout=task_timeout, paused=True)
     try:
         future = queue.submit(task)
         queue.resume(attempt)

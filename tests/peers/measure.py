@@ -23,9 +23,6 @@ CONFORMANCE = "conformance"
 LONGEST = 150.0
 """Seconds beyond the budget of a comparison, or for the whole conformance, after which a process is given up."""
 
-HELD = "held here: "
-"""How the evidence begins of a promise that is not made and holds."""
-
 Settings = Mapping[str, str]
 """Options of a comparison, without their dashes."""
 
@@ -60,7 +57,7 @@ def conformance(peer: Peer) -> dict[str, Any]:
                 "name": outcome.name,
                 "text": outcome.text,
                 "status": str(outcome.status),
-                "held": outcome.status == "kept" or outcome.evidence.startswith(HELD),
+                "held": outcome.status == "kept" or outcome.held,
                 "evidence": outcome.evidence,
                 "seconds": round(outcome.seconds, 3),
             }

@@ -19,7 +19,7 @@ from pytest_taskqueue.options import conformance_options
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-SUITE = Path(__file__).parents[1] / "suite" / "conformance.py"
+SUITE = Path(__file__).parent / "suite" / "conformance.py"
 SUITE_ID = "pytest_taskqueue/suite/conformance.py"
 """How it is called wherever it is installed."""
 MODULE = "pytest_taskqueue.suite.conformance"
