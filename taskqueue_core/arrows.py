@@ -250,6 +250,13 @@ def purge(transaction: Transaction, rows: Sequence[Row | TaskRecord]) -> list[bo
     return moved
 
 
+def written(transaction: Transaction, row: Row | TaskRecord, reached: Status) -> TaskRecord | None:
+    """What an earlier try of a row's arrow has written, though it was reported as failed; None when it has not."""
+    rows = transaction.database.execute("SELECT * FROM tasks WHERE id = ?", (row.id,)).fetchall()
+    found = to_record(rows[0]) if rows else None
+    return found if found is not None and (found.version, found.status) == (row.version + 1, reached) else None
+
+
 def _read(transaction: Transaction, row_id: int) -> TaskRecord:
     """The record of a row, as it stands in this transaction."""
     return to_record(transaction.database.execute("SELECT * FROM tasks WHERE id = ?", (row_id,)).fetchall()[0])

@@ -61,6 +61,7 @@ class Cancellation:
             moved = moved or self._ledger.reached(entry.row, Status.FAILED)
             if moved is None:
                 self._inflight.stay(entry, future)
+                self._feeder.find([entry.draft.key])  # who looked for a stray meanwhile took this caller for gone
             else:
                 self._inflight.leave(entry)
             self._feeder.wake()

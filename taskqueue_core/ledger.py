@@ -85,13 +85,18 @@ class _Claimable(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Move:
-    """One task's arrow, and which of the named points it passes."""
+    """One task's arrow, from a row to the state that is reached, and which of the named points it passes."""
 
     arrow: str
+    row: Row | TaskRecord
+    reached: Status
     apply: Callable[[Transaction], TaskRecord | None]
 
     def __call__(self, transaction: Transaction, _: Sequence[None], /) -> list[TaskRecord | None]:
-        return [self.apply(transaction)]
+        moved = self.apply(transaction)
+        if moved is None and transaction.again:  # not fenced, perhaps: it may be this very change that is in its way
+            moved = arrows.written(transaction, self.row, self.reached)
+        return [moved]
 
 
 class Ledger(LedgerView):
@@ -169,13 +174,17 @@ class Ledger(LedgerView):
             "run_at": self._clock() + delay,
             "error": error[: arrows.ERROR_LENGTH],
         }
-        return self._move(points.SETTLE, lambda opened: arrows.move(opened, row, Status.RUNNING, changes))
+        return self._move(
+            points.SETTLE, row, Status.QUEUED, lambda opened: arrows.move(opened, row, Status.RUNNING, changes)
+        )
 
     def fail(self, row: Row | TaskRecord, error: str, reason: str) -> TaskRecord | None:
         """T5: fail the task for good, with its dead letter in the same transaction. None: fenced."""
         now = self._clock()
         return self._move(
             points.SETTLE,
+            row,
+            Status.FAILED,
             lambda opened: arrows.bury(opened, row, Status.RUNNING, error=error, reason=reason, now=now),
         )
 
@@ -189,20 +198,24 @@ class Ledger(LedgerView):
     def release(self, row: Row | TaskRecord, delay: float = 0.0) -> TaskRecord | None:
         """T7: give a running task back, `retries` unchanged: the attempt does not count. None: fenced."""
         changes = {"status": Status.QUEUED, "run_at": self._clock() + delay}
-        return self._move(points.RELEASE, lambda opened: arrows.move(opened, row, Status.RUNNING, changes))
+        return self._move(
+            points.RELEASE, row, Status.QUEUED, lambda opened: arrows.move(opened, row, Status.RUNNING, changes)
+        )
 
     def cancel(self, row: Row | TaskRecord) -> TaskRecord | None:
         """T8: fail a queued task that nobody wants any more; its key is free again. None: it is not queued now."""
         now = self._clock()
         return self._move(
             points.CANCEL,
+            row,
+            Status.FAILED,
             lambda opened: arrows.bury(opened, row, Status.QUEUED, error="cancelled", reason="cancelled", now=now),
         )
 
     def replay(self, row: Row | TaskRecord) -> TaskRecord | None:
         """T9: queue a failed task again with a full budget; its dead letter is marked. None: it is not failed."""
         now = self._clock()
-        return self._move(points.REPLAY, lambda opened: arrows.unbury(opened, row, now))
+        return self._move(points.REPLAY, row, Status.QUEUED, lambda opened: arrows.unbury(opened, row, now))
 
     def purge(self, row: Row | TaskRecord) -> bool:
         """T10: remove a finished task and its dead letters; its key is free again. False: it is not as `row` says."""
@@ -284,8 +297,14 @@ class Ledger(LedgerView):
         """Reads what is here, and can change nothing."""
         return LedgerView(self._reader, self._reader_lock)
 
-    def _move(self, arrow: str, apply: Callable[[Transaction], TaskRecord | None]) -> TaskRecord | None:
-        moves: list[TaskRecord | None] = self.commits.write(_Move(arrow, apply), [None])
+    def _move(
+        self,
+        arrow: str,
+        row: Row | TaskRecord,
+        reached: Status,
+        apply: Callable[[Transaction], TaskRecord | None],
+    ) -> TaskRecord | None:
+        moves: list[TaskRecord | None] = self.commits.write(_Move(arrow, row, reached, apply), [None])
         return moves[0]
 
     def _arrows(self, changes: Changes) -> list[str]:

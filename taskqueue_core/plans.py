@@ -101,6 +101,12 @@ class FaultPlan:
         with self._lock:
             return {fault.text: count for fault, count in zip(self.faults, self._struck, strict=True)}
 
+    @property
+    def reached(self) -> dict[str, int]:
+        """How often each point of its faults was reached."""
+        with self._lock:
+            return {fault.point: self._reached.get(fault.point, 0) for fault in self.faults}
+
     def release(self) -> None:
         """End every wait, now and from now on."""
         self._released.set()

@@ -11,8 +11,11 @@ with both `submit` and `claim`. Transactions that change nothing pass none.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+from taskqueue_core.errors import LedgerError
 
 SUBMIT, CLAIM, SETTLE, RECOVER, RELEASE, CANCEL, REPLAY, PURGE = ARROWS = (
     "submit",  # T1
@@ -40,26 +43,39 @@ processor might have raised there.
 """
 
 probe: Probe | None = None
+_probes: list[Probe] = []
+_lock = threading.Lock()  # guards both
 
 
 @contextmanager
 def probing(by: Probe) -> Iterator[None]:
-    """Call `by` at every point that any queue of this process reaches, until the block is left. One inside another is
-    called after it.
+    """Call `by` at every point that any queue of this process reaches, until the block is left. Of several, in whatever
+    order their blocks are left, the first one is called first.
     """
-    global probe  # noqa: PLW0603 - one for the process
-    outer = probe
-    probe = by if outer is None else _both(outer, by)
+    with _lock:
+        _probes.append(by)
+        _install()
     try:
         yield
     finally:
-        probe = outer
+        with _lock:
+            del _probes[next(n for n, one in enumerate(_probes) if one is by)]
+            _install()
 
 
 def reach(point: str) -> None:
-    """Somebody is there."""
-    if probe is not None:
+    """Somebody is there. What would end a thread or the program ends neither here, but for the main thread."""
+    if probe is None:
+        return
+    try:
         probe(point)
+    except Exception:
+        raise
+    except BaseException as error:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        text = f"a probe raised {type(error).__name__} at {point}: {error}"
+        raise (RuntimeError(text) if point == PROCESS else LedgerError(text)) from error
 
 
 def reach_all(arrows: Sequence[str], moment: str) -> None:
@@ -68,9 +84,12 @@ def reach_all(arrows: Sequence[str], moment: str) -> None:
         reach(f"{arrow}.{moment}")
 
 
-def _both(first: Probe, second: Probe) -> Probe:
-    def probe(point: str) -> None:
-        first(point)
-        second(point)
+def _install() -> None:
+    global probe  # noqa: PLW0603 - one for the process
+    probes = tuple(_probes)
 
-    return probe
+    def every(point: str) -> None:
+        for one in probes:
+            one(point)
+
+    probe = every if probes else None

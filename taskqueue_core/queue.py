@@ -45,6 +45,9 @@ from taskqueue_core.workers import UNLIMITED, Workers
 GRACE = 0.8
 """Seconds past its deadline that `close` grants to what takes milliseconds: a claim or a row just being written."""
 
+PAUSED_LOOK = 0.05
+"""Seconds between two looks of `close`, while it waits for tasks, at whether the queue was paused."""
+
 
 class TaskQueue:
     """A durable, bounded task queue: what `submit` returned for is on disk, and runs at least once.
@@ -406,9 +409,9 @@ class TaskQueue:
         self._places.close_to_submits()
         stuck, waiting, drained = list[str](), -1, False
         try:
-            if drain and not self.paused:
+            if drain:
                 with contextlib.suppress(LedgerError):
-                    self.join(deadline.remaining())
+                    self._drain(deadline)
         finally:
             try:
                 stuck = self._stop_workers(deadline, final)
@@ -429,6 +432,13 @@ class TaskQueue:
                     watch.closed(self)
         elapsed = time.monotonic() - started
         return CloseReport(drained=drained, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
+
+    def _drain(self, deadline: Deadline) -> None:
+        """Wait for all tasks, unless the queue is paused, or becomes so meanwhile."""
+        while not self.paused and not deadline.passed:
+            left = deadline.remaining()
+            if self.join(PAUSED_LOOK if left is None else min(left, PAUSED_LOOK)):
+                return
 
     def _stop_workers(self, deadline: Deadline, final: Deadline) -> list[str]:
         """End the feeder and the workers; the keys of the tasks that were released because they did not end."""

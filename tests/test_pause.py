@@ -211,3 +211,13 @@ def test_a_processor_cannot_wait_for_itself(open_queue):
 def closed(queue):
     queue.close(LONG, drain=False)
     return queue
+
+
+def test_close_does_not_wait_for_tasks_of_a_queue_that_is_paused_meanwhile(open_queue):
+    """By the limit of `resume` here: two are begun, three stay for the next time."""
+    queue = open_queue(Work(), paused=True, max_workers=1)
+    queue.submit_many(tasks(5))
+    queue.resume(2)
+    report = queue.close(LONG)
+    assert (report.waiting, report.drained, report.stuck) == (3, False, ())
+    assert report.elapsed_s < LONG / 2

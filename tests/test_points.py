@@ -203,3 +203,38 @@ def test_without_a_probe_transactions_stay_single_statements(open_queue):
     assert counted == []
     queue.submit(Task("dog.jpg")).result(LONG)
     assert len(counted) == 2
+
+
+def test_probes_are_taken_away_in_whatever_order_their_blocks_are_left():
+    """A fixture may hold one longer than a marker does."""
+    first, second, seen = (
+        points.probing(lambda p: seen.append("first")),
+        points.probing(lambda p: seen.append("second")),
+        [],
+    )
+    first.__enter__()
+    second.__enter__()
+    points.reach("process")
+    first.__exit__(None, None, None)
+    points.reach("process")
+    second.__exit__(None, None, None)
+    points.reach("process")
+    assert seen == ["first", "second", "second"]
+    assert points.probe is None
+
+
+@pytest.mark.parametrize("point", [points.BEGIN, points.COMMIT, "settle.after_commit", "process"])
+def test_a_probe_ends_no_thread_of_the_queue(open_queue, point):
+    """SystemExit, or what a test framework raises, is one more error there."""
+    left = [SystemExit("enough")] * 3
+
+    def probe(reached):
+        if reached == point and threading.current_thread() is not threading.main_thread() and left:
+            raise left.pop()
+
+    queue = open_queue(Work(), max_workers=2)
+    with points.probing(probe):
+        futures = queue.submit_many([Task(f"t{n}") for n in range(6)])
+        assert queue.join(LONG)  # which, unlike a wait for a result, writes nothing itself
+        assert [future.exception(LONG) for future in futures] == [None] * 6
+    assert len(left) < 3

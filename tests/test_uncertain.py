@@ -2,12 +2,15 @@
 
 import errno
 import threading
+from contextlib import closing
 
 import pytest
-from helpers import LONG, Work, balance, draft, report_failed, tasks, threads
+from helpers import LONG, Work, balance, draft, report_failed, tasks, threads, until
 
-from taskqueue_core import LedgerError, PermanentError, Status, Task, TransientError
+from taskqueue_core import FaultPlan, LedgerError, PermanentError, Status, Task, TransientError, points
 from taskqueue_core import commits as commits_module
+from taskqueue_core.database import make_error
+from taskqueue_core.ledger import Ledger
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -167,4 +170,72 @@ def test_a_cancel_that_is_interrupted_leaves_no_key_blocked(open_queue, monkeypa
     again = queue.submit(Task("cat.jpg"))
     work.release()
     assert again.result(LONG) == future.result(LONG) == {}
+    assert queue.join(LONG)
+
+
+ARROWS = {
+    "retry": ("claimed", lambda ledger, row: ledger.retry(row, "down", 5.0), Status.QUEUED),
+    "fail": ("claimed", lambda ledger, row: ledger.fail(row, "bad", "permanent"), Status.FAILED),
+    "release": ("claimed", lambda ledger, row: ledger.release(row), Status.QUEUED),
+    "cancel": ("queued", lambda ledger, row: ledger.cancel(row), Status.FAILED),
+    "replay": ("failed", lambda ledger, row: ledger.replay(row), Status.QUEUED),
+}
+
+
+@pytest.mark.parametrize("arrow", ARROWS)
+def test_an_arrow_that_was_written_with_others_and_reported_as_failed_is_not_taken_for_fenced(path, arrow):
+    """Each change of such a transaction is tried again alone, and meets itself."""
+    state, move, reached = ARROWS[arrow]
+    begun, go, reports = threading.Event(), threading.Event(), [True]
+
+    def probe(point):
+        if point == points.BEGIN and not begun.is_set():
+            begun.set()
+            assert go.wait(LONG)
+        elif point.endswith(".after_commit") and moving in point and reports:
+            reports.clear()
+            raise make_error("SQLITE_IOERR", "written, and reported as failed")
+
+    moving = {"retry": points.SETTLE, "fail": points.SETTLE}.get(arrow, arrow)
+    with closing(Ledger(path, durability="process")) as ledger, threads(3) as pool:
+        (row,) = ledger.insert([draft()])
+        row = ledger.claim(row) if state != "queued" else row
+        row = ledger.fail(row, "bad", "permanent") if state == "failed" else row
+        with points.probing(probe):
+            first = pool.submit(ledger.insert, [draft("first")])
+            assert begun.wait(LONG)
+            moved = pool.submit(move, ledger, row)
+            other = pool.submit(ledger.insert, [draft("other")])
+            until(lambda: len(ledger.commits._waiting) == 2)
+            go.set()
+            found = moved.result(LONG)
+            assert (first.result(LONG)[0].version, other.result(LONG)[0].version) == (1, 1)
+        assert not reports
+        assert (found.status, found.version) == (reached, row.version + 1)
+        assert move(ledger, row) is None, "another one is fenced as ever"
+
+
+def test_a_cancel_that_comes_too_late_leaves_no_task_to_nobody(open_queue, monkeypatch):
+    """The feeder looks for a row that stands as running just while its caller is on the way out, and comes back."""
+    monkeypatch.setattr("taskqueue_core.feeder.PAUSE", 1000.0)
+    queue, cancelling, struck = open_queue(Work(), max_workers=1), threading.Event(), threading.Semaphore(0)
+    claim = FaultPlan("claim.after_commit:SQLITE_IOERR@1")
+
+    def probe(point):
+        claim(point)
+        if point == "release.before_begin" and not cancelling.is_set():
+            struck.release()
+            raise make_error("SQLITE_FULL", "full")
+        if point == "cancel.before_begin":
+            cancelling.set()
+            queue._feeder.wake()
+            until(lambda: not queue._feeder._strays)
+
+    with points.probing(probe):
+        with pytest.raises(LedgerError):
+            queue.submit(Task("a"))
+        future = queue.submit(Task("a"))
+        assert struck.acquire(timeout=LONG)
+        assert not future.cancel()
+    assert future.result(LONG) == {}
     assert queue.join(LONG)
