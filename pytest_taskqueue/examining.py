@@ -10,11 +10,12 @@ import pytest
 
 from pytest_taskqueue import plugin
 from pytest_taskqueue.conformance import table
-from pytest_taskqueue.conformance.checks import CHECKS
+from pytest_taskqueue.conformance.checks import CHECKS, Check
 from pytest_taskqueue.conformance.examination import Examination
-from pytest_taskqueue.conformance.outcomes import Outcome
+from pytest_taskqueue.conformance.outcomes import Outcome, Status, Unfit
 from pytest_taskqueue.naming import catalogue
 from pytest_taskqueue.options import conformance_options
+from pytest_taskqueue.wording import printable
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -30,6 +31,8 @@ TIMEOUT = 300
 RUN: pytest.StashKey[ConformanceRun] = pytest.StashKey()
 OUTCOME: pytest.StashKey[Outcome] = pytest.StashKey()
 """What a test has found."""
+UNFIT: pytest.StashKey[str] = pytest.StashKey()
+"""Why nothing can be examined."""
 
 
 def asked(config: pytest.Config) -> bool:
@@ -56,11 +59,28 @@ class ConformanceRun:
         self._config = config
         self._outcomes: dict[str, Outcome] = {}
         self._unwritten = ""
+        self._unfit = ""
+        self._told = False
         try:
             factory = catalogue(config).subject(self.subject)
             self.examination = Examination(self.subject, factory, promises=options["promises"])
         except ValueError as error:
             raise pytest.UsageError(f"conformance: {error}") from None
+
+    def fit(self, item: pytest.Item, check: Check) -> None:
+        """Before a promise is tried. What cannot be examined is one error, which blames no promise; the rest skips."""
+        try:
+            self.examination.look()
+        except Unfit as found:
+            unfit = found
+        else:
+            return
+        item.stash[OUTCOME] = Outcome(check.name, check.text, Status.NOT_TRIED, str(unfit), 0.0, unfit.stacks)
+        item.stash[UNFIT] = unfit.reason
+        if self._told:
+            pytest.skip(f"{Status.NOT_TRIED}: {unfit}")
+        self._told = True
+        pytest.fail(table.unfit_text(unfit), pytrace=False)
 
     def pytest_report_header(self) -> str:
         """Say who is examined."""
@@ -84,8 +104,9 @@ class ConformanceRun:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """The report carries what was found, to another process as well; the summary begins with it."""
         report = yield
-        if call.when == "call" and OUTCOME in item.stash:
+        if call.when != "teardown" and OUTCOME in item.stash:
             report.taskqueue_outcome = table.plain(item.stash[OUTCOME])  # type: ignore[attr-defined]
+            report.taskqueue_unfit = item.stash.get(UNFIT, "")  # type: ignore[attr-defined]
         crash = getattr(report.longrepr, "reprcrash", None)
         if crash is not None and item.path == SUITE:
             crash.message = crash.message.removeprefix("Failed: ")
@@ -96,6 +117,7 @@ class ConformanceRun:
         content = getattr(report, "taskqueue_outcome", None)
         if content is not None:
             self._outcomes[content["name"]] = table.outcome_of(content)
+        self._unfit = getattr(report, "taskqueue_unfit", "") or self._unfit
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -136,7 +158,9 @@ class ConformanceRun:
             for line in table.lines(self.outcomes):
                 terminal.write_line(line)
             terminal.write_line("")
-        if self.outcomes:
+        if self._unfit:
+            terminal.write_line(f"conformance: nothing examined: {printable(self._unfit)}")
+        elif self.outcomes:
             terminal.write_line(table.summary(self.outcomes))
         if self._unwritten:
             terminal.write_line(self._unwritten)

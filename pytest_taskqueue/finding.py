@@ -22,12 +22,17 @@ def find(what: str, name: str) -> Any:
     Raises ValueError that says what was looked for and what is wrong.
     """
     where, separator, attribute = name.rpartition(":")
+    if name.endswith(".py") and Path(name).is_file():
+        raise ValueError(f"{what} {name!r} is a file: name what is meant in it, {name}:Name")
     if not separator or not where or not attribute:
         return None
     module = _module_from_file(what, Path(where)) if where.endswith(".py") else _module(what, where)
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    if not hasattr(module, attribute):
         raise ValueError(f"{what} {name!r}: {where} has no class or function {attribute!r}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        kind = type(found).__name__
+        raise ValueError(f"{what} {name!r}: {attribute} is an object of class {kind}, expected a class or function")
     return found
 
 

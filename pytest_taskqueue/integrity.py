@@ -58,9 +58,10 @@ def problems(
     yield from named("task", "completed without having been worked on", _unworked(log, task, worked))
     if not errors_judged:
         yield from named("task", "failed", _failed(log, task))
-    early = [text for client in log.clients for text in client.early]
+    wrong = _wrong(log, task, problem)
+    early = [text for client in log.clients for text in client.early if text not in wrong]
     yield from named("task", "not done when the result arrived", early)
-    yield from named("task", "with a wrong result", _wrong(log, task, problem))
+    yield from named("task", "with a wrong result", wrong)
     yield from named("client", "not served" if not log.ramped else "not served in the window", _unserved(log))
     yield from _clock(log)
     yield from _time(log)
@@ -68,7 +69,7 @@ def problems(
 
 def warnings(log: LoadLog) -> Iterable[str]:
     """What does not make a slot invalid, and should be known."""
-    if log.planned:
+    if log.planned or any(client.lost is not None for client in log.clients):
         return
     window = sum(_present(client, log) for client in log.clients)
     busy = sum(_overlap(client.starts, client.ends, log) for client in log.clients)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from pytest_taskqueue import finding
 from pytest_taskqueue.catalogue import Catalogue
+from pytest_taskqueue.wording import said
 
 CATALOGUE: pytest.StashKey[Catalogue] = pytest.StashKey()
 
@@ -20,19 +22,24 @@ KINDS = {"baseline": "subject", "optimized": "subject", "workload": "workload"}
 def catalogue(config: pytest.Config) -> Catalogue:
     """The built-in names and those that hooks give. Raises ValueError for a name that is given twice."""
     if CATALOGUE not in config.stash:
-        config.stash[CATALOGUE] = Catalogue(
-            _merged("subject", config.hook.pytest_taskqueue_subjects(config=config)),
-            _merged("workload", config.hook.pytest_taskqueue_workloads(config=config)),
-        )
+        config.stash[CATALOGUE] = Catalogue(_answered("subject", config), _answered("workload", config))
     return config.stash[CATALOGUE]
 
 
-def _merged(what: str, answers: list[Mapping[str, Any] | None]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
+def _answered(what: str, config: pytest.Config) -> dict[str, Any]:
+    """What all implementations of a hook give together; a text stands for what it names."""
+    hook, merged = f"pytest_taskqueue_{what}s", dict[str, Any]()
+    try:
+        answers = getattr(config.hook, hook)(config=config)
+    except Exception as error:
+        raise ValueError(f"the hook {hook} failed: {said(error)}") from error
     for answer in answers:
-        for name, given in dict(answer or {}).items():
-            if merged.setdefault(name, given) is not given:
-                raise ValueError(f"the hook pytest_taskqueue_{what}s gives the name {name!r} twice")
+        if not isinstance(answer, Mapping) or not all(isinstance(name, str) for name in answer):
+            raise ValueError(f"the hook {hook} returned {answer!r:.80}, expected a dict of names and classes")
+        for name, given in answer.items():
+            found = finding.find(what, given) if isinstance(given, str) else given
+            if merged.setdefault(name, found) is not found:
+                raise ValueError(f"the hook {hook} gives the name {name!r} twice")
     return merged
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_taskqueue.options import add_options, settings
+from pytest_taskqueue.config import INI_PREFIX
+from pytest_taskqueue.options import CONFORMANCE, add_options, settings
 
 if TYPE_CHECKING:
     from pytest_taskqueue.campaign import Campaign
@@ -68,10 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MARKED] = []
     config.stash[THREADS] = frozenset(threading.enumerate())
     config.pluginmanager.register(Progress(config), PROGRESS)
-    if not config.option.tq_compare:
-        _configure_conformance(config)
-        return
-    if hasattr(config, "workerinput"):
+    _configure_conformance(config)
+    if not config.option.tq_compare or hasattr(config, "workerinput"):
         return
     from pytest_taskqueue.campaign import Campaign
     from pytest_taskqueue.judging import unfit
@@ -91,12 +90,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _configure_conformance(config: pytest.Config) -> None:
     """When the conformance suite is among what is run, take part."""
+    given = [option.flag() for option in CONFORMANCE if getattr(config.option, INI_PREFIX + option.name) is not None]
     if any("conformance" in arg for arg in config.args):  # nobody else has to wait for the imports
         from pytest_taskqueue import examining
 
         if examining.asked(config):
+            if config.option.tq_compare:
+                raise pytest.UsageError("--tq-compare and the conformance suite: one at a time")
             config.stash[examining.RUN] = examining.ConformanceRun(config)
             config.pluginmanager.register(config.stash[examining.RUN], "taskqueue-conformance")
+            return
+    if given:
+        raise pytest.UsageError(f"{given[0]} is for the conformance suite: --pyargs pytest_taskqueue.suite.conformance")
 
 
 def marked(item: pytest.Item) -> CompareConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -40,6 +40,10 @@ class Promise(StrEnum):
     """A task whose `submit` returned is done after kill -9, by the next queue that is opened over its directory."""
     FORK_SAFE = "fork_safe"
     """In a forked child it refuses instead of hanging, and the parent goes on unharmed."""
+
+
+BASICS = ("once", "results", "exceptions", "closes", "leaves_nothing")
+"""What every queue promises; none says so."""
 
 
 class Subject(Protocol):
@@ -90,10 +94,19 @@ class ProtocolError(TypeError):
 
 def opened(factory: SubjectFactory, setup: Setup) -> Subject:
     """A subject that has what it must have. Raises ProtocolError, or what the subject raises when it is made."""
+    return opened_and_heard(factory, setup)[0]
+
+
+def opened_and_heard(factory: SubjectFactory, setup: Setup) -> tuple[Subject, frozenset[Promise]]:
+    """The same, and what it promises: that is read once, since it may be computed."""
     try:
         inspect.signature(factory).bind(setup)
     except TypeError as error:
-        raise ProtocolError(f"it is called with one argument, a Setup, and that fails ({error})") from None
+        name = getattr(factory, "__name__", repr(factory))
+        remedy = "write def __init__(self, setup)" if isinstance(factory, type) else f"write def {name}(setup)"
+        raise ProtocolError(
+            f"{name} is called with one argument, a Setup, and that fails ({error}): {remedy}"
+        ) from None
     except ValueError:  # made in C: it has no signature
         pass
     subject = factory(setup)
@@ -102,28 +115,41 @@ def opened(factory: SubjectFactory, setup: Setup) -> Subject:
     name = type(subject).__name__
     _check(subject, name, "submit", "task", "a Future")
     _check(subject, name, "close", "timeout", "nothing, within `timeout` seconds")
-    promises_of(subject)
-    return subject
+    return subject, promises_of(subject)
 
 
 def promises_of(subject: Subject) -> frozenset[Promise]:
     """What a subject promises. Raises ProtocolError for what is no promise."""
     given = getattr(subject, "promises", ())
     try:
-        names = [given] if isinstance(given, str) else [str(name) for name in given]
-        return frozenset(Promise(name) for name in names)
-    except (ValueError, TypeError) as error:
+        return frozenset(map(_promise, _names(given)))
+    except ValueError as error:
         raise ProtocolError(f"{type(subject).__name__}.promises: {error}; there are {', '.join(Promise)}") from None
+
+
+def _names(given: object) -> list[str]:
+    if isinstance(given, Mapping):  # it may say False
+        raise ValueError(f"it is a {type(given).__name__}, write a set such as {{'bounded'}}")
+    if not isinstance(given, Iterable):
+        raise ValueError(f"it is {given!r:.80}, write a set such as {{'bounded'}}")
+    return [given] if isinstance(given, str) else [str(name) for name in given]
+
+
+def _promise(name: str) -> Promise:
+    if name in BASICS:
+        raise ValueError(f"{name!r} is promised by every queue, leave it out")
+    return Promise(name)
 
 
 def checked_future(subject: Subject, given: Any) -> Any:
     """What `submit` returned, if it is as good as a Future. Raises ProtocolError."""
+    result = getattr(given, "result", None)
+    if callable(result) and _takes(result, 1.0):
+        return given
     where = f"{type(subject).__name__}.submit returned {given!r:.80}"
-    if not callable(getattr(given, "result", None)):
-        raise ProtocolError(f"{where}: return a concurrent.futures.Future, or what has result(timeout) like one")
-    if not _takes(given.result, 1.0):
+    if callable(result):
         raise ProtocolError(f"{where}, whose result() takes no timeout: write def result(self, timeout=None)")
-    return given
+    raise ProtocolError(f"{where}: return a concurrent.futures.Future, or what has result(timeout) like one")
 
 
 def _check(subject: Subject, name: str, method: str, argument: str, returned: str) -> None:

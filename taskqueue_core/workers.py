@@ -101,6 +101,7 @@ class Workers:
         self._claiming = 0  # claims that are posted
         self._allowed = UNLIMITED  # claims that may still be posted; none while paused
         self._limited = False  # they are counted: one that is lost may be made again
+        self._earlier = 0  # claims that were posted before they were counted, and are not answered yet
         self._in_hand = 0  # claims that are posted, tasks that are claimed, and those that run
         self._active = 0  # threads at work, or waiting for it
         self._idents: set[int] = set()
@@ -139,6 +140,7 @@ class Workers:
             for entry in entries:
                 self._ready.put(entry)
             self._claiming -= len(entries)
+            self._earlier = max(self._earlier - len(entries), 0)
             self._changed.notify_all()
             missing = 0 if self._stopping else min(self._in_hand, self._size) - self._active
             self._active += max(missing, 0)
@@ -150,7 +152,8 @@ class Workers:
         with self._lock:
             self._claiming -= count
             self._in_hand -= count
-            self._allowed += count if self._limited else 0
+            self._refund(max(count - self._earlier, 0))
+            self._earlier = max(self._earlier - count, 0)
             self._changed.notify_all()
         self.pump()
 
@@ -159,6 +162,7 @@ class Workers:
         with self._lock:
             self._allowed = claims
             self._limited = 0 < claims < UNLIMITED
+            self._earlier = self._claiming
 
     @property
     def paused(self) -> bool:
@@ -200,6 +204,7 @@ class Workers:
                 entries.append(entry)
         with self._lock:
             self._in_hand -= len(entries)
+            self._refund(len(entries))
         return entries
 
     def wait_left(self, deadline: Deadline) -> bool:
@@ -224,6 +229,10 @@ class Workers:
             self._claiming += len(entries)
         if entries:
             self._claim(entries)
+
+    def _refund(self, claims: int) -> None:
+        """So many came to nothing; called with the lock held."""
+        self._allowed += claims if self._limited else 0
 
     def _start_thread(self) -> None:
         try:

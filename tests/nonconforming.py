@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import sys
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from types import MappingProxyType
 from typing import IO, Any
 
 from pytest_taskqueue.subjects import Promise, Setup
@@ -118,6 +123,13 @@ class OneThread(Kept):
         if threading.current_thread() is not self.__dict__.setdefault("thread", threading.current_thread()):
             raise RuntimeError("another thread")
         return super().submit(task)
+
+
+class Renames(Kept):
+    """Makes the task anew for its work, without the key."""
+
+    def work(self, task: Task) -> Any:
+        return super().work(Task(task.image_key, task.variant, task.params))
 
 
 # --- results, exceptions
@@ -417,6 +429,46 @@ class Refuses(Kept):
             raise
 
 
+class ByImage(Kept):
+    """Takes tasks of one image for one task."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.first: dict[str, Task] = {}
+        super().__init__(setup)
+
+    def known_as(self, task: Task) -> str:
+        return task.image_key
+
+    def submit(self, task: Task) -> Any:
+        key = self.known_as(task)
+        self.first.setdefault(key, task)
+        return super().submit(Task(key, params=task.params))
+
+    def work(self, task: Task) -> Any:
+        return super().work(self.first[task.image_key])
+
+
+class ByImageAndVariant(ByImage):
+    """Overlooks the idempotency_key."""
+
+    def known_as(self, task: Task) -> str:
+        return f"{task.image_key} {task.variant}"
+
+
+class ByImageOrKey(ByImage):
+    """Overlooks the variant."""
+
+    def known_as(self, task: Task) -> str:
+        return task.idempotency_key or task.image_key
+
+
+class ByAll(ByImage):
+    """Takes one key for two tasks, when the image is another one."""
+
+    def known_as(self, task: Task) -> str:
+        return f"{task.image_key} {task.variant} {task.idempotency_key}"
+
+
 # --- tasks that fail
 
 
@@ -541,6 +593,145 @@ class Patient(Kept):
         return super().close(1000.0)
 
 
+class Overstays(Kept):
+    """Its close takes five seconds more for what is stuck, and no time when it is idle."""
+
+    def close(self, timeout: float) -> object:
+        began = time.monotonic()
+        report = super().close(timeout)
+        if time.monotonic() - began >= timeout:
+            STOP.wait(5.0)
+        return report
+
+
+class OverstaysAlways(Kept):
+    """Its close takes so long also when it is idle."""
+
+    def close(self, timeout: float) -> object:
+        report = super().close(timeout)
+        STOP.wait(5.5)
+        return report
+
+
+# --- code of its own where one looks at what it gave
+
+
+class Wrapped:
+    """A future that changes what it gives; of an error it only hears."""
+
+    def __init__(self, given: Future[Any], change: Callable[[Any], Any]) -> None:
+        self.given, self.change = given, change
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            value = self.given.result(timeout)
+        except TaskFailedError as error:
+            self.change(error)
+            raise
+        return self.change(value)
+
+
+class ReprHangs(Kept):
+    """A dict comes back as what hangs when it is shown."""
+
+    def submit(self, task: Task) -> Any:
+        return Wrapped(super().submit(task), lambda value: self.changed() if isinstance(value, dict) else value)
+
+    def changed(self) -> object:
+        return Unshown(STOP.wait)
+
+
+class ReprExits(ReprHangs):
+    """A dict comes back as what ends the program when it is shown."""
+
+    def changed(self) -> object:
+        return Unshown(sys.exit)
+
+
+class Unshown:
+    def __init__(self, shown: Callable[[], object]) -> None:
+        self.shown = shown
+
+    def __repr__(self) -> str:
+        return str(self.shown())
+
+
+class TextHangs(Kept):
+    """An error that hangs when it is read."""
+
+    def submit(self, task: Task) -> Any:
+        given = super().submit(task)
+        return given if task.params.get("text") is None else Wrapped(given, self.fail)
+
+    def fail(self, error: Exception) -> None:
+        raise HangingError from error
+
+
+class TextExits(TextHangs):
+    """An error that ends the program when it is read."""
+
+    def fail(self, error: Exception) -> None:
+        raise ExitingError from error
+
+
+class HangingError(Exception):
+    def __str__(self) -> str:
+        return str(STOP.wait())
+
+
+class ExitingError(Exception):
+    def __str__(self) -> str:
+        return str(sys.exit(3))
+
+
+class ReportHangs(Kept):
+    """What close reports hangs when it is read."""
+
+    @property
+    def waiting(self) -> int:
+        return STOP.wait()
+
+    def close(self, timeout: float) -> object:
+        super().close(timeout)
+        return self
+
+
+class JoinInterrupts(Kept):
+    """What join returns is neither true nor false."""
+
+    def join(self, timeout: float) -> Any:
+        return Undecided()
+
+
+class Undecided:
+    def __bool__(self) -> bool:
+        raise KeyboardInterrupt
+
+
+class Lists(Kept):
+    """A duplicate gets the result in a list."""
+
+    def submit(self, task: Task) -> Any:
+        return Wrapped(super().submit(task), lambda value: [value])
+
+
+class Interrupts(NoMethods):
+    """A method that is missing interrupts the program."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyboardInterrupt
+
+
+class PromisesOnce(Kept):
+    """Says once what it promises."""
+
+    @property
+    def promises(self) -> Any:  # type: ignore[override]
+        if next(self.number) > 1:
+            raise RuntimeError("it was said")
+        return {"joins"}
+
+
 # --- kill -9 and fork
 
 
@@ -558,6 +749,41 @@ class Forgetful(Kept):
         for record in self.queue.records():
             if record.finished:
                 self.queue.purge(record.idempotency_key)
+
+
+class Journal(Kept):
+    """Replays after kill -9 what it wrote down before, without the keys."""
+
+    ledger = ":memory:"
+    replayed = slice(None)
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.journal = setup.directory / "journal"
+        written = self.journal.read_text(encoding="utf-8").splitlines() if self.journal.is_file() else []
+        done = {json.loads(line)[1] for line in written if json.loads(line)[0] == "done"}
+        tasks = [json.loads(line) for line in written if json.loads(line)[0] == "task"]
+        for _, image_key, variant, params in [task for task in tasks if task[1] not in done][self.replayed]:
+            self.queue.submit(Task(image_key, variant, params))
+
+    def submit(self, task: Task) -> Any:
+        self.write("task", task.image_key, task.variant, dict(task.params))
+        return super().submit(task)
+
+    def work(self, task: Task) -> Any:
+        value = super().work(task)
+        self.write("done", task.image_key)
+        return value
+
+    def write(self, *entry: Any) -> None:
+        with self.journal.open("a", encoding="utf-8") as journal:
+            journal.write(f"{json.dumps(entry)}\n")
+
+
+class JournalWithGaps(Journal):
+    """Without the keys, and without the two that were being worked on."""
+
+    replayed = slice(2, None)
 
 
 class Blank(Kept):
@@ -666,6 +892,26 @@ class Boasts(NoSubmit):
 
     def submit(self, task: Task) -> Any:
         return Future()
+
+
+class NoClose:
+    def __init__(self, setup: Setup) -> None:
+        pass
+
+    def submit(self, task: Task) -> Any:
+        return Future()
+
+
+class NoPromises(Boasts):
+    promises = None  # type: ignore[assignment]
+
+
+class Denies(Boasts):
+    promises = MappingProxyType({"bounded": False})  # type: ignore[assignment]
+
+
+class BoastsOfBasics(Boasts):
+    promises = frozenset({"once", "bounded"})
 
 
 def nothing(setup: Setup) -> Any:

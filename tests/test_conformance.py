@@ -21,6 +21,7 @@ BROKEN = [
     ("Invents", "once", "1 task never worked on: once-"),
     ("Doubles", "once", "1 task worked on more than once: once-"),
     ("Swaps", "once", "has the result 'not once-"),
+    ("Renames", "once", '200 tasks were worked on under keys that nobody submitted, such as \'["once-0-0.jpg",""]\''),
     ("OneThread", "once", "raised RuntimeError: another thread"),
     ("Flattens", "results", "the future gave \"{'"),
     ("Swallows", "exceptions", "its future gave the result None"),
@@ -46,6 +47,22 @@ BROKEN = [
     ("RepeatsLater", "deduplicates", "submitted again after it was done: worked on 2 times"),
     ("Races", "deduplicates", "one task, submitted by 16 threads at once: worked on"),
     ("Null", "deduplicates", "the results ['1', 'None'], where the first one's is 1"),
+    (
+        "ByImage",
+        "deduplicates",
+        "another task with another variant, so another task.key: worked on 0 times, with the r",
+    ),
+    (
+        "ByImageOrKey",
+        "deduplicates",
+        "with another variant, so another task.key: worked on 0 times, with the result '[",
+    ),
+    ("ByImageAndVariant", "deduplicates", "with an idempotency_key, so another task.key: worked on 0 times, with the"),
+    ("ByAll", "deduplicates", "one task, submitted again with another image_key: worked on 2 times"),
+    ("ByImage", "conflicts", "a known key with other params and another image_key: accepted, with the result 'other'"),
+    ("ByImageOrKey", "conflicts", "with other params and another variant, so another task.key: worked on 0 times"),
+    ("ByImageAndVariant", "conflicts", "a known key with other params and another image_key: accepted, with the resul"),
+    ("ByAll", "conflicts", "a known key with other params and another image_key: accepted, with the result 'other'"),
     ("Stale", "conflicts", "while the first is worked on: accepted, with the result 'first'"),
     ("StaleWhenDone", "conflicts", "after the first is done: accepted, with the result 'first'"),
     ("Refuses", "conflicts", "while the first is worked on: worked on 2 times"),
@@ -64,7 +81,19 @@ BROKEN = [
     ("JoinsNever", "joins", "returned False with 4 of 4 tasks done"),
     ("JoinHangs", "joins", "join(0.2): no answer within"),
     ("Patient", "deadline", "close(0.5): no answer within"),
+    ("Overstays", "deadline", "close(0.5): no answer within 2.5"),
+    ("OverstaysAlways", "deadline", "close(0.5): no answer within 4.5 s"),
+    ("ReprHangs", "results", "the text of a result: no answer within"),
+    ("ReprExits", "results", "the text of a result raised RuntimeError: SystemExit"),
+    ("TextHangs", "exceptions", "the text of HangingError: no answer within"),
+    ("TextExits", "exceptions", "the text of an error raised RuntimeError: SystemExit: 3"),
+    ("ReportHangs", "leaves_nothing", "its close report: no answer within"),
+    ("JoinInterrupts", "joins", "join(0.2) raised RuntimeError: KeyboardInterrupt"),
+    ("Interrupts", "joins", "its method join raised RuntimeError: KeyboardInterrupt"),
+    ("Lists", "deduplicates", "the results ['[1]'], where the first one's is 1"),
     ("InMemory", "durable", "6 of 9 acknowledged tasks lost by kill -9: 2 of 2 that were running, 4 of 4 that"),
+    ("Journal", "durable", '6 tasks were worked on under keys that nobody submitted, such as \'["running-0.jpg",""]\''),
+    ("JournalWithGaps", "durable", "4 tasks were worked on under keys that nobody submitted, such as '[\"waiting-0"),
     ("Forgetful", "durable", "3 tasks done before kill -9, submitted after it: worked on again"),
     ("Blank", "durable", "submitted after it: the results [None, None, None], where each was "),
     ("ForkHangs", "fork_safe", "a submit in a forked child: hung, submit does not come back"),
@@ -73,8 +102,19 @@ BROKEN = [
 ]
 
 IMPATIENT = {
+    *("ReprHangs", "TextHangs", "ReportHangs"),
     *("Loses", "Dies", "Takes", "Forgets", "CloseHangs", "Waits", "RejectsForEver", "RetriesForEver", "NoLetters"),
-    *("LettersForEver", "LeavesThread", "ReplaysNothing", "JoinsNever", "JoinHangs", "Patient", "InMemory"),
+    *(
+        "LettersForEver",
+        "LeavesThread",
+        "ReplaysNothing",
+        "JoinsNever",
+        "JoinHangs",
+        "Patient",
+        "InMemory",
+        "Journal",
+        "JournalWithGaps",
+    ),
 }
 """Those that are found by waiting for what does not come; the others answer, however long that takes."""
 
@@ -109,6 +149,12 @@ def test_no_other_basic_promise_is_blamed(toy: str, name: str) -> None:
     """A close that hangs or raises is no clean end for anybody."""
     others = [basic for basic in BASICS if basic != name] if toy not in NO_CLOSE else ["results"]
     assert not examine(getattr(nonconforming, toy), only=others).broken
+
+
+def test_a_known_key_with_another_image_may_be_answered_or_refused() -> None:
+    """It is the key that makes a task: Kept refuses, Stale answers with the first one's result."""
+    for subject in (nonconforming.Kept, nonconforming.Stale):
+        assert not examine(subject, only=["deduplicates"]).broken
 
 
 def test_the_checks_know_no_pytest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from nonconforming import Kept
 
 from pytest_taskqueue.catalogue import Catalogue
-from pytest_taskqueue.conformance import Report, Status, examine
+from pytest_taskqueue.conformance import Report, Status, Unfit, examine
 from pytest_taskqueue.conformance.checks import CHECKS
-from pytest_taskqueue.subjects import Promise, Setup
+from pytest_taskqueue.conformance.examination import Examination
+from pytest_taskqueue.subjects import BASICS, Promise, Setup
 
 pytestmark = pytest.mark.tq_allow("errors", "open", "threads", "running", "files", reason="not all keep what we ask")
 
@@ -92,6 +94,12 @@ def test_what_holds_without_being_promised_says_so() -> None:
     assert report["joins"].evidence.startswith("held here: False after 0.2 s")
 
 
+def test_what_it_promises_is_read_once_of_each_queue() -> None:
+    """It may be computed, and then by code of the queue."""
+    report = examine(nonconforming.PromisesOnce, only=["joins", "bounded"])
+    assert statuses(report) == {"kept": {"joins"}, "not promised": {"bounded"}}
+
+
 def test_a_queue_can_be_held_to_some_promises() -> None:
     report = examine(Modest, only=["once", "joins", "bounded"], promises=["joins"])
     assert statuses(report) == {"kept": {"once", "joins"}, "not promised": {"bounded"}}
@@ -114,6 +122,10 @@ def test_an_unknown_subject_is_an_error_of_the_catalogue() -> None:
     [
         ("nothing", "it returned None: return the object that has submit(task) and close(timeout)"),
         ("NoSubmit", "NoSubmit has no method submit: write def submit(self, task), which returns a Future"),
+        ("NoClose", "NoClose has no method close: write def close(self, timeout), which returns nothing"),
+        ("NoPromises", "NoPromises.promises: it is None, write a set such as {'bounded'}; there are"),
+        ("Denies", "Denies.promises: it is a mappingproxy, write a set such as {'bounded'}; there are"),
+        ("BoastsOfBasics", "BoastsOfBasics.promises: 'once' is promised by every queue, leave it out; there are"),
         ("NoTimeout", "NoTimeout.close() -> 'object' cannot be called with a timeout alone: write def close(self, ti"),
         ("NoFuture", "NoFuture.submit returned None: return a concurrent.futures.Future"),
         ("Boasts", "Boasts.promises: 'quick' is not a valid Promise; there are bounded, rejects"),
@@ -123,20 +135,39 @@ def test_an_unknown_subject_is_an_error_of_the_catalogue() -> None:
         ("SubmitHangs", "submit of first: no answer within 1 s"),
     ],
 )
-def test_what_is_no_queue_is_told_once(toy: str, evidence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the first promise that is looked at; nothing more is tried, so that a queue that hangs does so once."""
+def test_what_is_no_queue_is_not_examined(toy: str, evidence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No promise is blamed; and where it hangs, or raises, is shown."""
     stop = threading.Event()
     monkeypatch.setattr(nonconforming, "STOP", stop)
     try:
-        report = examine(getattr(nonconforming, toy), only=["once", "bounded", "durable"], patience=SHORT)
+        with pytest.raises(Unfit) as unfit:
+            examine(getattr(nonconforming, toy), only=["once", "bounded", "durable"], patience=SHORT)
     finally:
         stop.set()
-    once, *others = report.outcomes
-    assert once.status is Status.BROKEN
-    assert once.evidence.startswith(f"{toy} cannot be examined: {evidence}")
-    assert bool(once.stacks) is toy.endswith("Hangs")
-    assert {outcome.status for outcome in others} == {Status.NOT_TRIED}
-    assert {outcome.evidence for outcome in others} == {f"see once: {toy} cannot be examined"}
+    assert str(unfit.value).startswith(f"no queue that can be examined: {toy}: {evidence}")
+    if toy.endswith("Hangs"):
+        assert "STOP.wait()" in unfit.value.stacks[0]
+    elif toy in ("CannotOpen", "SubmitRaises"):
+        assert re.search(
+            r'^raised in:\n.*nonconforming.py", line \d+, in .*no such driver', *unfit.value.stacks, re.DOTALL
+        )
+    else:
+        assert unfit.value.stacks == ()
+
+
+def test_what_is_no_queue_is_looked_at_once() -> None:
+    """So that one that hangs does so once."""
+    opened: list[Setup] = []
+    examination = Examination("nothing", opened.append)  # type: ignore[arg-type]
+    for check in CHECKS[:2]:
+        with pytest.raises(Unfit):
+            examination.outcome(check)
+    assert len(opened) == 1
+
+
+def test_the_basics_are_what_every_queue_promises() -> None:
+    """By the same names, which a class is told to leave out."""
+    assert [*BASICS] == [check.name for check in CHECKS if check.promise is None]
 
 
 def test_a_queue_that_another_process_cannot_import_is_told_how_to_be_found() -> None:

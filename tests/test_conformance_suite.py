@@ -123,11 +123,55 @@ def test_misuse_is_one_line(pytester: pytest.Pytester, options: list[str], messa
     assert message in result.stderr.str()
 
 
-def test_what_is_no_queue_is_one_red_test(pytester: pytest.Pytester) -> None:
-    result = run(pytester, *SUITE, toy("NoSubmit"))
-    result.assert_outcomes(failed=1, skipped=len(CHECKS) - 1)
-    assert "NoSubmit has no method submit: write def submit(self, task), which returns a Future" in out(result)
-    assert f"\nconformance: 1 broken, {len(CHECKS) - 1} not tried\n" in out(result)
+@pytest.mark.parametrize("option", ["--tq-subject=executor", "--tq-promises=all", "--tq-conformance-json=found.json"])
+def test_its_options_without_the_suite_are_misuse(pytester: pytest.Pytester, option: str) -> None:
+    """Nothing would be examined, and a green run would say that all is well."""
+    pytester.makepyfile(test_own="def test_own(): pass")
+    result = run(pytester, option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    flag = option.partition("=")[0]
+    assert f"ERROR: {flag} is for the conformance suite: --pyargs {SUITE[1]}" in result.stderr.str()
+
+
+def test_the_environment_and_the_ini_file_may_name_a_subject_for_later(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(test_own="def test_own(): pass")
+    pytester.makeini("[pytest]\ntq_promises = all\n")
+    monkeypatch.setenv("PYTEST_TQ_SUBJECT", "executor")
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_what_is_no_queue_is_one_error_and_blames_no_promise(pytester: pytest.Pytester) -> None:
+    """Nothing is tried; the one line of a quiet run, and the file, say why."""
+    file, subject = "found.json", toy("NoSubmit").partition("=")[2]
+    whole, few = together(
+        pytester,
+        (*SUITE, toy("NoSubmit"), f"--tq-conformance-json={file}"),
+        (*SUITE, "-q", toy("NoSubmit"), *FEW[:1], "bounded"),
+    )
+    reason = f"{subject}: NoSubmit has no method submit: write def submit(self, task), which returns a Future"
+    assert f"{len(CHECKS) - 1} skipped, 1 error" in whole
+    assert f"\nERROR {ITEM}[once] - no queue th" in whole
+    assert "During handling" not in whole
+    assert f"\nno queue that can be examined: {reason}\n" in whole
+    assert re.search(r"^bounded +not tried +as above$", whole, re.MULTILINE)
+    for shown in (whole, few):
+        assert f"\nconformance: nothing examined: {reason}\n" in shown
+        assert "exit 1" in shown
+        assert "promised: " not in shown.replace("not promised", "").replace(", promises: ", "")
+        assert "broken" not in shown
+    found = json.loads((pytester.path / file).read_text(encoding="utf-8"))["promises"]
+    assert {(each["status"], each["evidence"]) for each in found} == {
+        ("not tried", f"no queue that can be examined: {reason}")
+    }
+
+
+def test_a_queue_that_cannot_be_opened_shows_where(pytester: pytest.Pytester) -> None:
+    result = run(pytester, *SUITE, toy("CannotOpen"), "-k", "bounded")
+    result.assert_outcomes(errors=1, deselected=len(CHECKS) - 1)
+    assert "CannotOpen: opening it raised RuntimeError: no such driver\n  raised in:\n" in out(result)
+    assert re.search(r'nonconforming.py", line \d+, in __init__\n +raise RuntimeError', out(result))
 
 
 def test_a_red_promise_is_run_again_alone(pytester: pytest.Pytester) -> None:
@@ -147,10 +191,10 @@ def test_a_red_promise_is_run_again_alone(pytester: pytest.Pytester) -> None:
     assert "stopping after 1 failures" in early
 
 
-def test_a_comparison_does_not_see_it(pytester: pytest.Pytester) -> None:
+def test_it_is_no_part_of_a_comparison(pytester: pytest.Pytester) -> None:
     result = run(pytester, *SUITE, "--tq-compare", "--tq-clients=2", "--collect-only", "-q")
-    assert "test_compare.py" in out(result)
-    assert "conformance" not in out(result)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: --tq-compare and the conformance suite: one at a time" in result.stderr.str()
 
 
 @pytest.mark.skipif(not installed("xdist"), reason="needs pytest-xdist")

@@ -298,6 +298,25 @@ def test_clients_that_are_the_bottleneck_are_a_warning() -> None:
     assert list(warnings(log([(10.0, 12.0)], left=12.0))) == []
 
 
+def test_clients_that_wait_for_a_lost_task_are_not_idle() -> None:
+    lossy = log([(9.0, 10.0)])
+    lossy.clients[0].lost = 1
+    assert list(warnings(lossy)) == []
+
+
+def test_a_wrong_result_is_not_called_early() -> None:
+    """Early is what was not there at first, and is right in the end."""
+    seen = log([(9.0, 10.0), (10.0, 11.0)])
+    seen.clients[0].early += ["0-0: its result is 5, expected 4", "0-1: no output"]
+    worked = Counter({"0-0": 1, "0-1": 1})
+    told = {"0-0": "its result is 5, expected 4"}
+    shown = list(problems(seen, task, worked, lambda task, value: told.get(task.key)))
+    assert [text for text in shown if "result" in text] == [
+        "1 task not done when the result arrived: 0-1: no output",
+        "1 task with a wrong result: 0-0: its result is 5, expected 4",
+    ]
+
+
 def test_threads_that_end_in_time_are_no_problem(tmp_path: Path) -> None:
     """Nor those that were there before."""
     go = threading.Event()

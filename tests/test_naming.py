@@ -43,7 +43,7 @@ HOOKS = (
     + WORKLOAD
     + """
 def pytest_taskqueue_subjects(config):
-    return {"old": toys.Pool, "new": toys.Pool}
+    return {"old": toys.Pool, "new": toys.__file__ + ":Pool"}
 
 def pytest_taskqueue_workloads():
     return {"invoices": Invoices}
@@ -74,12 +74,17 @@ def test_hooks_give_names_to_queues_and_workloads(pytester: pytest.Pytester) -> 
     [
         ("{'optimized': toys.Pool}", "subject 'optimized': there is a built-in one of that name, choose another"),
         ("{'old': 7}", "subject 'old' is 7, no class or function"),
+        ("{'old': 'nope.py:Old'}", "there is no file 'nope.py' to take a subject from"),
+        ("{1: toys.Pool}", "the hook pytest_taskqueue_subjects returned {1: <class 'toys.Pool'>}, expected a dict of"),
+        ("'new.py:New'", "the hook pytest_taskqueue_subjects returned 'new.py:New', expected a dict of"),
+        ("{}['old']", "the hook pytest_taskqueue_subjects failed: KeyError: 'old'"),
     ],
 )
-def test_a_hook_cannot_take_a_name_that_is_taken(pytester: pytest.Pytester, given: str, message: str) -> None:
+def test_a_hook_that_gives_no_names_says_so(pytester: pytest.Pytester, given: str, message: str) -> None:
     pytester.makeconftest(f"{TOYS}def pytest_taskqueue_subjects():\n    return {given}\n")
     result = run(pytester, *SHORT)
-    assert (int(result.ret), result.stderr.str().splitlines()[0]) == (4, f"ERROR: {message}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.str().splitlines()[0].startswith(f"ERROR: {message}")
 
 
 def test_one_name_from_two_hooks_is_an_error(pytester: pytest.Pytester) -> None:

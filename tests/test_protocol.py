@@ -77,8 +77,8 @@ SAID = {
     "NoTimeout": "broke under load: NoTimeout.submit returned <misfits.Deaf object at 0x>, whose result() takes no "
     "timeout: write def result(self, timeout=None)",
     "Raises": "could not be opened: RuntimeError: no licence for this machine",
-    "NoArgument": "could not be opened: it is called with one argument, a Setup, and that fails (too many positional "
-    "arguments)",
+    "NoArgument": "could not be opened: NoArgument is called with one argument, a Setup, and that fails (too many "
+    "positional arguments): write def __init__(self, setup)",
     "NoSubmit": "could not be opened: NoSubmit has no method submit: write def submit(self, task), which returns a "
     "Future",
     "NoClose": "could not be opened: NoClose has no method close: write def close(self, timeout), which returns "
@@ -157,6 +157,14 @@ def test_promises_are_names_or_members() -> None:
         good.promises = wrong  # type: ignore[attr-defined]
         with pytest.raises(ProtocolError, match=r"^Good\.promises: .*; there are bounded, rejects, "):
             promises_of(good)
+
+
+def test_a_dict_is_no_set_of_promises() -> None:
+    """It may say False, and would count as said."""
+    good = Good.__new__(Good)
+    good.promises = {"bounded": False}  # type: ignore[attr-defined]
+    with pytest.raises(ProtocolError, match=r"^Good\.promises: it is a dict, write a set such as \{'bounded'\};"):
+        promises_of(good)
 
 
 def test_an_error_of_the_task_is_none_of_the_protocol(pytester: pytest.Pytester) -> None:

@@ -79,7 +79,7 @@ def test_a_subject_is_a_class_or_function_of_a_module_or_a_file(folder: Path, wh
             "nonsense",
             "unknown subject 'nonsense': use baseline, optimized, executor, threads, package.module:attr or path/",
         ),
-        ("queues/mine.py", "unknown subject 'queues/mine.py': use baseline"),
+        ("queues/mine.py", "subject 'queues/mine.py' is a file: name what is meant in it, queues/mine.py:Name"),
         ("found_mine:", "unknown subject 'found_mine:': use baseline"),
         (":Queue", "unknown subject ':Queue': use baseline"),
         ("", "unknown subject ''"),
@@ -91,7 +91,10 @@ def test_a_subject_is_a_class_or_function_of_a_module_or_a_file(folder: Path, wh
         ("broken.py:Queue", "subject file 'broken.py' cannot be imported: RuntimeError: no licence"),
         ("typo.py:Queue", "subject file 'typo.py' cannot be imported: SyntaxError: "),
         ("found_mine:Other", "subject 'found_mine:Other': found_mine has no class or function 'Other'"),
-        ("queues/mine.py:number", "subject 'queues/mine.py:number': queues/mine.py has no class or function 'number'"),
+        (
+            "queues/mine.py:number",
+            "subject 'queues/mine.py:number': number is an object of class int, expected a class or function",
+        ),
     ],
 )
 def test_a_name_that_leads_nowhere_says_what_was_looked_for(folder: Path, name: str, message: str) -> None:

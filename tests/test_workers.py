@@ -53,6 +53,7 @@ def workers():
 
     yield make
     for workers in made:
+        workers._stopping = True
         workers.shutdown(wait=True)
 
 
@@ -77,6 +78,35 @@ def test_an_attempt_moves_the_average_and_the_claims_follow(workers):
         crew._done(1.0)
     assert crew._ahead == 0
     assert 0.9 < crew._run_seconds <= 1.0
+
+
+def test_what_comes_of_claims_from_before_a_limit_does_not_change_it(workers):
+    """`allow(1)` after two claims were posted: whether these are made or lost, one more is claimed, and not three."""
+    for answers in ((2, 0), (1, 1), (0, 2)):
+        crew = workers(size=4, places=10, task=1.0, commit=0.0)
+        assert crew.reserve(2) == 2
+        crew.allow(0)
+        crew.allow(1)
+        ready, lost = answers
+        crew.ready([None] * ready)
+        if lost:
+            crew.lost(lost)
+        assert crew.reserve(3) == 1
+        assert crew.paused
+        crew.lost(1)
+        assert not crew.paused, "one that was counted and lost is made again"
+        assert crew.reserve(3) == 1
+
+
+def test_what_was_claimed_and_never_taken_is_not_counted(workers):
+    """When all workers are stuck: the limit is of attempts that are begun."""
+    crew = workers(size=4, places=10, task=1.0, commit=0.0)
+    crew.allow(3)
+    assert crew.reserve(3) == 3
+    for entry in (untaken := [object(), object()]):
+        crew._ready.put(entry)
+    assert crew.take_untaken() == untaken
+    assert crew.reserve(5) == 2
 
 
 def test_no_more_is_claimed_than_workers_are_free_when_tasks_are_slow(open_queue, path):

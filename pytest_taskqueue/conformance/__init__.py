@@ -7,6 +7,6 @@ assert not report.broken
 """
 
 from pytest_taskqueue.conformance.examination import examine
-from pytest_taskqueue.conformance.outcomes import Outcome, Report, Status
+from pytest_taskqueue.conformance.outcomes import Outcome, Report, Status, Unfit
 
-__all__ = ["Outcome", "Report", "Status", "examine"]
+__all__ = ["Outcome", "Report", "Status", "Unfit", "examine"]

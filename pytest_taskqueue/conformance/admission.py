@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pytest_taskqueue.conformance.outcomes import Broken
-from pytest_taskqueue.conformance.player import QUIET, Player, one_line
+from pytest_taskqueue.conformance.player import QUIET, Player
 from pytest_taskqueue.conformance.stage import PLACES, WORKERS, Stage
 from pytest_taskqueue.wording import count
 
@@ -74,12 +74,12 @@ def rejects(stage: Stage) -> str:
     else:
         raise Broken(f"{count(MANY, 'task')} accepted while none was done, none refused, with {ROOM}")
     if not PLACES <= len(taken) <= MOST:
-        raise Broken(f"{len(taken)} accepted, then {one_line(offer.error)}, with {ROOM}")
+        raise Broken(f"{len(taken)} accepted, then {offer}, with {ROOM}")
     player.work.release()
     for done, given in taken:
         player.value(done, given)
     _refused_for_good(player, key)
-    return f"{len(taken)} accepted, the next refused: {one_line(offer.error)}; it was not kept, and accepted later"
+    return f"{len(taken)} accepted, the next refused: {offer}; it was not kept, and accepted later"
 
 
 def _refused_for_good(player: Player, key: str) -> None:

@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from pytest_taskqueue.conformance.outcomes import Broken
-from pytest_taskqueue.conformance.player import QUIET, Answer, Player, one_line
+from pytest_taskqueue.conformance.player import QUIET, Answer, Player, plain
+from pytest_taskqueue.conformance.script import strange
 from pytest_taskqueue.conformance.stage import WORKERS, Stage
 from pytest_taskqueue.leftovers import Before, leftovers
 from pytest_taskqueue.wording import count, named
@@ -46,10 +48,11 @@ def once(stage: Stage) -> str:
     stage.clear()
     begun = player.work.begun
     known = {key for own in keys for key in own}
+    missing, others = sorted(known - set(begun)), sorted(set(begun) - known)
     problems = [
-        *named("task", "never worked on", sorted(known - set(begun))),
+        *strange(others),
+        *(named("task", "never worked on", missing) if len(missing) > len(others) else ()),
         *named("task", "worked on more than once", sorted(key for key in known if begun[key] > 1)),
-        *named("task", "worked on that nobody submitted", sorted(set(begun) - known)),
     ]
     if problems:
         raise Broken("; ".join(problems))
@@ -60,7 +63,7 @@ def _client(player: Player, keys: list[str]) -> None:
     """Submit all, then look at each result."""
     for key, given in [(key, player.submit_here(key, value=key)) for key in keys]:
         try:
-            value = given.result(player.patience)
+            value = plain(given.result(player.patience))
         except TimeoutError:
             raise Broken(f"{key} has no result after {player.patience:g} s", hung=True) from None
         if value != key:
@@ -93,11 +96,15 @@ def exceptions(stage: Stage) -> str:
         got = player.result(given)
         if got.error is None:
             raise Broken(f"the work raised ValueError, and its future gave {got}", hung=got.late)
-        if not any(TELLTALE in f"{error} {error!r}" for error in _chain(got.error)):
-            raise Broken(f"the work raised ValueError({TELLTALE!r}), and its future {one_line(got.error)}")
+        if not player.ask("the text of an error", partial(_tells, got.error)):
+            raise Broken(f"the work raised ValueError({TELLTALE!r}), and its future {got}")
     if (after := player.value("after the failures", player.submit("after the failures", value=7))) != 7:
         raise Broken(f"after {count(2 * WORKERS, 'failure')} a task has the result {after!r:.60}")
     return f"{count(2 * WORKERS, 'failure')} reached the caller as {type(got.error).__name__}; the queue went on"
+
+
+def _tells(error: BaseException) -> bool:
+    return any(TELLTALE in f"{each} {each!r}" for each in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -140,6 +147,12 @@ def _end(end: Answer) -> str:
     return "done" if end.error is None else type(end.error).__name__
 
 
+def _copied(report: object) -> object:
+    """What is looked at of it."""
+    waiting, drained = plain(getattr(report, "waiting", 0)), bool(getattr(report, "drained", True))
+    return SimpleNamespace(waiting=waiting, drained=drained)
+
+
 def leaves_nothing(stage: Stage) -> str:
     """After tasks that succeed and one that fails nothing is left: no thread, process, open or half-written file."""
     before = Before.now()
@@ -149,6 +162,7 @@ def leaves_nothing(stage: Stage) -> str:
         player.value(f"some-{number}", given)
     player.result(player.submit("fails", fail=100, error="ValueError"))
     report = player.close(stage.patience)
+    report = player.ask("its close report", partial(_copied, report))
     left = [*leftovers(before, player.threads, player.folder, report, seconds=max(stage.patience / 2, QUIET))]
     if left:
         raise Broken("; ".join(left))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_taskqueue.conformance.address import load
-from pytest_taskqueue.conformance.player import QUIET, one_line
+from pytest_taskqueue.conformance.player import QUIET, one_line, plain
 from pytest_taskqueue.conformance.processes import WAITS_FOR_ITS_END, Order
 from pytest_taskqueue.conformance.script import Work, task
 from pytest_taskqueue.conformance.stage import WORKERS
@@ -43,7 +43,7 @@ class Part:
     def result(self, key: str, given: Any) -> Any:
         """The result of a task that has to succeed."""
         try:
-            return given.result(self.order.patience)
+            return plain(given.result(self.order.patience))
         except TimeoutError:
             raise RuntimeError(f"{key} has no result after {self.order.patience:g} s") from None
 
@@ -81,13 +81,14 @@ def recover(part: Part) -> Mapping[str, Any]:
     part.work.release()
     keys = _lines(part, "acknowledged")
     part.work.wait(lambda: set(keys) <= {*_lines(part, "log")}, part.order.patience)
-    missing = sorted(set(keys) - {*_lines(part, "log")})
+    done = _lines(part, "log")
+    missing, others = sorted({*keys} - {*done}), sorted(key for key in done if key not in keys)
     again: dict[str, Any] = {}
-    if part.order.deduplicates:
+    if part.order.deduplicates and not missing:
         for key in (key for key in keys if key.startswith("finished")):
             again[key] = part.result(key, part.submit(key, pid=True))
     repeated = sorted(key for key in again if part.work.begun[key])
-    return {"keys": keys, "missing": missing, "again": again, "repeated": repeated}
+    return {"keys": keys, "missing": missing, "others": others, "again": again, "repeated": repeated}
 
 
 def fork(part: Part) -> Mapping[str, Any]:
@@ -128,7 +129,7 @@ def main(argument: str) -> None:
     except Exception as error:  # noqa: BLE001 - it is the answer
         answer = {"error": one_line(error)}
     faulthandler.cancel_dump_traceback_later()
-    os.write(answers, f"{json.dumps(answer)}\n".encode())
+    os.write(answers, f"{json.dumps(answer, default=repr)}\n".encode())
     threading.Event().wait(WAITS_FOR_ITS_END)
     os._exit(0)
 

@@ -8,6 +8,7 @@ from typing import Any
 from pytest_taskqueue.conformance.address import address
 from pytest_taskqueue.conformance.outcomes import Broken, Untried
 from pytest_taskqueue.conformance.processes import Order, Process
+from pytest_taskqueue.conformance.script import strange
 from pytest_taskqueue.conformance.stage import Stage
 from pytest_taskqueue.subjects import Promise
 from pytest_taskqueue.wording import count
@@ -22,7 +23,10 @@ def durable(stage: Stage) -> str:
         pid = process.answer()["pid"]
     with Process(_order(stage, "recover")) as process:
         found = process.answer()
-    keys, missing = found["keys"], found["missing"]
+    keys, missing, others = found["keys"], found["missing"], found["others"]
+    for problem in strange(others):
+        more = len(missing) - len(others)
+        raise Broken(problem + (f"; {count(more, 'acknowledged task')} lost by kill -9" if more > 0 else ""))
     if missing:
         lost = f"{len(missing)} of {count(len(keys), 'acknowledged task')} lost by kill -9"
         raise Broken(f"{lost}: {_share(missing, keys, 'running')}, {_share(missing, keys, 'waiting')}")

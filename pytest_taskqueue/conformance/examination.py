@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pytest_taskqueue.catalogue import Catalogue
 from pytest_taskqueue.conformance.checks import CHECKS, Check
-from pytest_taskqueue.conformance.outcomes import Broken, Outcome, Report, Status, Untried
+from pytest_taskqueue.conformance.outcomes import Broken, Outcome, Report, Status, Unfit, Untried
 from pytest_taskqueue.conformance.stage import PATIENCE, Casting, Stage
-from pytest_taskqueue.subjects import Promise, ProtocolError, SubjectFactory, promises_of
+from pytest_taskqueue.subjects import Promise, ProtocolError, SubjectFactory
 
 BRIEF = 2.0
 """Seconds for an answer where none is promised: whatever it is, nothing turns red."""
@@ -35,7 +35,8 @@ def examine(
     """Look whether a queue keeps its promises, or only at those named in `only`.
 
     The subject is a name as in --tq-subject, or a class; `promises` what it is held to beyond the basics: "own",
-    "all" or names; `patience` the seconds after which it counts as hanging. Raises ValueError for an unknown name.
+    "all" or names; `patience` the seconds after which it counts as hanging. Raises ValueError for an unknown name,
+    and Unfit for what cannot be opened, lacks a method or takes no task.
     """
     if isinstance(subject, str):
         name, factory = subject, (catalogue or Catalogue()).subject(subject)
@@ -69,37 +70,36 @@ class Examination:
         self._cast = Casting(name=name, factory=factory, patience=patience)
         self._held = _held(promises)
         self._looked = False
-        self._unfit = ""
+        self._unfit: Unfit | None = None
 
     def outcome(self, check: Check) -> Outcome:
-        """Whether one promise is kept. What is no queue at all is told once, and nothing more of it is tried."""
+        """Whether one promise is kept. Raises Unfit."""
         started = time.monotonic()
-        if not self._looked and (found := self._look(check)) is not None:
-            return found
-        if self._unfit:
-            return _outcome(check, Status.NOT_TRIED, self._unfit, started)
+        self.look()
         return self._play(check, started)
 
-    def _look(self, check: Check) -> Outcome | None:
+    def look(self) -> None:
+        """Can it be examined? Raises Unfit, each time; a queue that hangs does so once."""
+        if not self._looked:
+            self._looked = True
+            self._try()
+        if self._unfit is not None:
+            raise self._unfit.with_traceback(None)
+
+    def _try(self) -> None:
         """Can it be opened, does it have what a queue must have, does it take a task, and what does it promise?"""
-        self._looked, started = True, time.monotonic()
         try:
             with tempfile.TemporaryDirectory(prefix="tq-conformance-", ignore_cleanup_errors=True) as folder:
                 stage = Stage(self._cast, Path(folder))
                 try:
                     player = stage.open()
-                    assert player.subject is not None
-                    own = promises_of(player.subject)
                     player.submit("first", value=1)
                 finally:
                     self._clear(stage)
         except (Broken, ProtocolError) as error:
-            self._unfit = f"see {check.name}: {self.name} cannot be examined"
-            text = f"{self.name} cannot be examined: {error}"
-            return _outcome(check, Status.BROKEN, text, started, getattr(error, "stacks", ()))
-        promised = own if self._held is None else self._held
-        self._cast = replace(self._cast, promised=promised)
-        return None
+            self._unfit = Unfit(f"{self.name}: {error}", getattr(error, "stacks", ()))
+            return
+        self._cast = replace(self._cast, promised=player.promises if self._held is None else self._held)
 
     def _play(self, check: Check, started: float) -> Outcome:
         promised = check.promise is None or check.promise in self._cast.promised

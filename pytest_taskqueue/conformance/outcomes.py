@@ -61,5 +61,14 @@ class Broken(Exception):  # noqa: N818 - it is a finding, and no error of the on
         self.stacks = tuple(stacks)
 
 
+class Unfit(Exception):  # noqa: N818
+    """What was given cannot be examined: its name and why. `stacks` shows where it hangs, or raises."""
+
+    def __init__(self, reason: str, stacks: Sequence[str] = ()) -> None:
+        super().__init__(f"no queue that can be examined: {reason}")
+        self.reason = reason
+        self.stacks = tuple(stacks)
+
+
 class Untried(Exception):  # noqa: N818
     """A promise cannot be tried here: says why."""

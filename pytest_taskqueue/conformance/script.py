@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_taskqueue.wording import count
 from taskqueue_core import Task
 
 LONGEST = 120.0
@@ -24,9 +25,18 @@ def task(key: str, /, **script: Any) -> Task:
     fail    raise in that many first attempts: `error` is the name of the error, `text` what it says
     number  return how many attempts there have been, this one included
     pid     return in which process that was
+    key     return under which key that was
     value   return this
     """
-    return Task(image_key=key, params=script, idempotency_key=key)
+    return Task(image_key=f"{key}.jpg", params=script, idempotency_key=key)
+
+
+def strange(keys: Sequence[str]) -> Iterator[str]:
+    """The problem with work under keys that are no task's; nothing for no keys."""
+    if keys:
+        done = "1 task was" if len(keys) == 1 else f"{count(len(keys), 'task')} were"
+        given_back = "store task.key and give it back as idempotency_key"
+        yield f"{done} worked on under keys that nobody submitted, such as {keys[0]!r:.80}: {given_back}"
 
 
 class Work:
@@ -53,7 +63,7 @@ class Work:
             self._write(key)
         finally:
             self._count(self.ended, key)
-        return self._value(script, attempt)
+        return key if script.get("key") else self._value(script, attempt)
 
     def release(self) -> None:
         """Let all go on that are blocked, now and later."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_taskqueue.conformance.player import OVERTIME, Player
-from pytest_taskqueue.subjects import Promise, Setup, SubjectFactory, opened
+from pytest_taskqueue.subjects import Promise, Setup, SubjectFactory, opened_and_heard
 
 WORKERS, PLACES = 2, 4
 """Of the queues on stage: small, so that their limits are reached soon."""
@@ -49,7 +49,8 @@ class Stage:
         player = Player(self.patience, folder)
         self.players.append(player)
         setup = Setup(work=player.work, workers=workers, queue_size=places, directory=folder, overflow=overflow)
-        player.subject = player.ask("opening it", lambda: opened(self.cast.factory, setup))
+        heard = player.ask("opening it", lambda: opened_and_heard(self.cast.factory, setup))
+        player.subject, player.promises = heard
         return player
 
     def clear(self) -> bool:

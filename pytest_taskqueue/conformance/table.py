@@ -18,8 +18,11 @@ SCHEMA = 1
 
 
 def lines(outcomes: Sequence[found.Outcome]) -> list[str]:
-    """One row for each promise: its name, what was found, and by what that was seen."""
-    rows = [("promise", "", "evidence"), *((outcome.name, str(outcome.status), _flat(outcome)) for outcome in outcomes)]
+    """One row for each promise: its name, what was found, and by what that was seen, unless the row above says it."""
+    seen = [_flat(outcome) for outcome in outcomes]
+    seen = [text if text != above else "as above" for above, text in zip(["", *seen], seen, strict=False)]
+    rows = [("promise", "", "evidence")]
+    rows += [(outcome.name, str(outcome.status), text) for outcome, text in zip(outcomes, seen, strict=True)]
     names, states = (max(len(row[column]) for row in rows) for column in (0, 1))
     return [line for row in rows for line in _row(row, names, states)]
 
@@ -47,8 +50,16 @@ def summary(outcomes: Iterable[found.Outcome]) -> str:
 
 def failure_text(outcome: found.Outcome) -> str:
     """What a red test says."""
-    stacks = [f"  {line}" for stack in outcome.stacks for line in stack.splitlines()]
-    return "\n".join([f"broken: {outcome.evidence}", f"  promised: {outcome.text}", *stacks])
+    return "\n".join([f"broken: {outcome.evidence}", f"  promised: {outcome.text}", *_indented(outcome.stacks)])
+
+
+def unfit_text(unfit: found.Unfit) -> str:
+    """What is said where nothing can be examined."""
+    return "\n".join([str(unfit), *_indented(unfit.stacks)])
+
+
+def _indented(stacks: Iterable[str]) -> Iterable[str]:
+    return [f"  {line}" for stack in stacks for line in stack.splitlines()]
 
 
 def to_json(subject: str, outcomes: Iterable[found.Outcome]) -> str:

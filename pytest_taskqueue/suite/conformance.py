@@ -9,6 +9,12 @@ from pytest_taskqueue.conformance.checks import CHECKS, Check
 from pytest_taskqueue.examining import OUTCOME, RUN
 
 
+@pytest.fixture(autouse=True)
+def _fit(check: Check, request: pytest.FixtureRequest) -> None:
+    """There is a queue that can be examined."""
+    request.config.stash[RUN].fit(request.node, check)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_promise(check: Check, request: pytest.FixtureRequest) -> None:
     """It is kept; skipped where it is not promised, and what was found is the reason."""
