@@ -10,23 +10,27 @@ from pathlib import Path
 from pytest_taskqueue.hangs import stacks, still_alive
 from pytest_taskqueue.leftovers import open_files
 from pytest_taskqueue.wording import queue_at
-from taskqueue_core import LedgerError, LedgerView, Status, TaskQueue, TaskQueueError, TaskRecord, watch
+from taskqueue_core import LedgerError, LedgerView, Status, TaskQueue, TaskRecord, clock, watch
 
 ENDS = 1.0
-"""Seconds that the threads of a closed queue have to end, and a queue that was left open to close."""
+"""Seconds that the threads of a closed queue have to end."""
 SHOWN = 5
 """How many tasks are named."""
 
 
 class Watch:
-    """Observes the queues of one test, from its making until `end`; then `problems` tells what is left."""
+    """Observes the queues of one test, from its making until `end`; then `problems` tells what is left. Nothing is
+    closed: a queue that is still open may be in use elsewhere, and those of an earlier test are no news.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards what is noted
         self._mine: list[TaskQueue] = []
         self._others: list[TaskQueue] = watch.open_queues()
+        self._since = clock.now()
         self._threads = _threads()
-        self._failed: dict[tuple[Path | None, str], TaskRecord] = {}
+        self._failed: dict[tuple[Path | None, watch.Failure], TaskRecord] = {}
+        self._seen: set[tuple[Path | None, watch.Failure]] = set()
         self._shared = 0
         self._observing = ExitStack()
         self._observing.enter_context(watch.observing(self))
@@ -37,15 +41,24 @@ class Watch:
             (self._others if self._shared else self._mine).append(queue)
 
     def failed(self, ledger: Path | None, record: TaskRecord) -> None:
-        """A task has failed for good."""
+        """A task has failed for good. One that an earlier test left to a queue that is still open is not this one's."""
         with self._lock:
-            self._failed[ledger, record.idempotency_key] = record
+            if record.created_at < self._since and any(queue.path == ledger for queue in self._others):
+                return
+            if (place := (ledger, watch.failure(record))) not in self._seen:
+                self._failed[place] = record
 
-    def read(self, ledger: Path | None, key: str | None) -> None:
-        """The error of one task, or of all of a ledger's, was read."""
+    def read(self, ledger: Path | None) -> None:
+        """The errors of all of a ledger's tasks were read."""
         with self._lock:
-            for place in [place for place in self._failed if place[0] == ledger and key in (None, place[1])]:
+            for place in [place for place in self._failed if place[0] == ledger]:
                 del self._failed[place]
+
+    def seen(self, ledger: Path | None, failure: watch.Failure) -> None:
+        """The error of one task was read, and `failed` may tell of it later."""
+        with self._lock:
+            self._seen.add((ledger, failure))
+            self._failed.pop((ledger, failure), None)
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -61,24 +74,17 @@ class Watch:
         self._observing.close()
 
     def problems(self, allowed: Collection[str]) -> dict[str, list[str]]:
-        """What is left, by the name of its check, without what is allowed. Queues that are left open are closed."""
+        """What is left, by the name of its check, without what is allowed."""
         left = self._left()
-        found = {"errors": self._unread(), "running": self._running()}
-        if "open" not in allowed:
-            found["open"] = [
-                f"{queue_at(queue.path)} is still open: use `with TaskQueue(...)`, close() it" for queue in left
-            ]
-            found["open"] = [f"{line}, or take it from the fixture make_tq_queue" for line in found["open"]]
-            self.close_left()
-        if not left and not self._alive(self._others):  # else they have threads and files of their own
-            found |= {"threads": self._new_threads(), "files": self._open_files()}
+        found = {"errors": self._unread(), "running": self._running(), "files": self._open_files()}
+        found["open"] = [
+            f"{queue_at(queue.path)} is still open, and stays so: use `with TaskQueue(...)`, close() it, or take it "
+            "from the fixture make_tq_queue; what the application keeps open, a fixture of the session closes"
+            for queue in left
+        ]
+        if not left and not self._alive(self._others):  # else they have threads of their own
+            found["threads"] = self._new_threads()
         return {name: lines for name, lines in found.items() if lines and name not in allowed}
-
-    def close_left(self) -> None:
-        """Close what the test left open, so that the next test is not blamed for it."""
-        for queue in self._left():
-            with suppress(TaskQueueError):
-                queue.close(ENDS, drain=False)
 
     def _left(self) -> list[TaskQueue]:
         return [queue for queue in watch.open_queues() if queue not in self._others]
@@ -88,9 +94,9 @@ class Watch:
 
     def _unread(self) -> list[str]:
         lines = [
-            f"task {key!r} of {queue_at(ledger)} failed, and nobody read its error, {record.error!r}: ask its future "
-            "for result() or exception(), or use assert_dead(queue, ...), dead_letters() or get()"
-            for (ledger, key), record in self._failed.items()
+            f"task {failure.key!r} of {queue_at(ledger)} failed, and nobody read its error, {record.error!r}: ask its "
+            "future for result() or exception(), or use assert_dead(queue, ...), dead_letters() or get()"
+            for (ledger, failure), record in self._failed.items()
         ]
         return lines[:SHOWN] + [f"and {len(lines) - SHOWN} more tasks"] * (len(lines) > SHOWN)
 

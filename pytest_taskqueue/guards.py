@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_taskqueue.options import settings
+from pytest_taskqueue.wording import count
 
 if TYPE_CHECKING:
     from pytest_taskqueue.checks import Watch
+    from taskqueue_core import FaultPlan
 
 FAULTS, ALLOW, COMPARE = "tq_faults", "tq_allow", "tq_compare"
 INI = "tq_checks"
@@ -26,6 +28,7 @@ KINDS = {
     "files": "a file of a closed ledger is still open",
     "running": "a closed ledger has tasks in state running",
     "errors": "a task failed for good and nobody read its error",
+    "faults": f"a fault of {FAULTS} never struck, though it is for no share of the times",
 }
 USERS = {"make_tq_queue", "tq_clock"}
 """Fixtures of whoever uses the queue, though it was not imported yet."""
@@ -33,13 +36,18 @@ MARKERS = {
     FAULTS: "(*faults, seed=None): faults at named points of every queue that the test uses, for example "
     "'ledger.commit:SQLITE_FULL@3' (the third time), 'process:latency=5ms~20ms:p=0.1' or "
     "'process:error=ConnectionError'; POINT:EFFECT[@N][:p=P], see taskqueue_core.FaultPlan; drawn by `seed`, or else "
-    "by --tq-seed",
+    "by --tq-seed. A fault that never struck fails the test, unless it has a P below 1",
     ALLOW: f"(*checks, reason): what of its queues the test may leave behind, of {', '.join(map(repr, KINDS))}; "
-    f"{'; '.join(f'{name!r}: {what}' for name, what in KINDS.items())}. The ini option {INI}=no ends these checks",
+    f"{'; '.join(f'{name!r}: {what}' for name, what in KINDS.items())}. A queue that is left open is told once and "
+    f"stays open: later tests may use it, and are not blamed for it. The ini option {INI}=no ends these checks",
 }
+"""What `pytest --markers` shows. A queue that a test left open is not closed after it: it may be the one that the
+user's application opens when it is first needed and keeps, and all later tests would fail with QueueClosedError, far
+from the cause. Its threads are known to the Watch of the next test, as those of a session's fixture are.
+"""
 
 WATCH: pytest.StashKey[Watch] = pytest.StashKey()
-FAULTY: pytest.StashKey[ExitStack] = pytest.StashKey()
+FAULTY: pytest.StashKey[tuple[FaultPlan, ExitStack]] = pytest.StashKey()
 TROUBLE: pytest.StashKey[bool] = pytest.StashKey()
 
 
@@ -48,23 +56,36 @@ def register(config: pytest.Config) -> None:
     for name, text in MARKERS.items():
         config.addinivalue_line("markers", name + text)
     config.pluginmanager.register(sys.modules[__name__], "taskqueue-guards")
+    config.pluginmanager.register(Interruption(config), "taskqueue-interruption")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A marker that cannot be understood is a usage error that names the test."""
-    try:
-        for marker in item.iter_markers(ALLOW):
-            _check_allowed(marker)
-        for marker in item.iter_markers(FAULTS):
-            _check_faults(marker)
-    except ValueError as error:
-        raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+class Interruption:
+    """The end of a test that Ctrl-C or pytest.exit ended: it has no teardown of its own, and its fixtures are torn down
+    with the session. A wait that a fault has put into a processor must have ended before.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """Before others tidy up here."""
+        _end(self._config)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Before the fixtures are torn down, whatever ended the session."""
+        _end(self._config)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    """Before its fixtures: a queue that one of them opens is the test's, too."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before its fixtures: a queue that one of them opens is the test's, too. A marker that cannot be understood is an
+    error of that test alone.
+    """
     item.stash[TROUBLE] = False
+    if wrong := _wrong_marker(item):
+        pytest.fail(f"{item.nodeid}: {wrong}", pytrace=False)
     if _watched(item):
         from pytest_taskqueue.checks import Watch
 
@@ -75,10 +96,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
         seeds = [marker.kwargs["seed"] for marker in markers if marker.kwargs.get("seed") is not None]
         texts = [text for marker in markers for text in marker.args]
         plan = FaultPlan(*texts, seed=seeds[0] if seeds else settings(item.config).seed)
-        item.stash[FAULTY] = faulty = ExitStack()
+        faulty = ExitStack()
+        item.config.stash[FAULTY] = plan, faulty
         faulty.enter_context(points.probing(plan))
         faulty.callback(plan.release)  # before the probe is removed: all waits end
-    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,19 +124,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """The faults end before the fixtures are torn down; then it is seen what is left."""
-    faulty = item.stash.get(FAULTY, None)
-    if faulty is not None:
-        faulty.close()
-        del item.stash[FAULTY]
-    in_order = False
+    found = _end_faults(item)
     try:
         yield
-        in_order = not item.stash[TROUBLE]
     finally:
-        if (watch := _unwatch(item)) is not None and not in_order and "open" not in _allowed(item):
-            watch.close_left()
-    if watch is not None and in_order:
-        _judge(item, watch)
+        watch = _unwatch(item.config)
+    if not item.stash[TROUBLE]:
+        _judge(found if watch is None else found | watch.problems(_allowed(item)))
 
 
 def _watched(item: pytest.Item) -> bool:
@@ -125,30 +140,72 @@ def _watched(item: pytest.Item) -> bool:
     return bool(uses) and not ours and bool(item.config.getini(INI))
 
 
-def _unwatch(item: pytest.Item) -> Watch | None:
-    watch = item.config.stash.get(WATCH, None)
+def _end(config: pytest.Config) -> None:
+    """End what is still active; it may be called again."""
+    _release(config)
+    _unwatch(config)
+
+
+def _unwatch(config: pytest.Config) -> Watch | None:
+    watch = config.stash.get(WATCH, None)
     if watch is not None:
-        del item.config.stash[WATCH]
+        del config.stash[WATCH]
         watch.end()
     return watch
 
 
-def _judge(item: pytest.Item, watch: Watch) -> None:
-    found = watch.problems(_allowed(item))
+def _release(config: pytest.Config) -> None:
+    """Remove the faults, and end their waits."""
+    if FAULTY in config.stash:
+        _, faulty = config.stash[FAULTY]
+        del config.stash[FAULTY]
+        faulty.close()
+
+
+def _end_faults(item: pytest.Item) -> dict[str, list[str]]:
+    """Remove the faults; those that never struck, by the name of their check."""
+    if FAULTY not in item.config.stash:
+        return {}
+    plan, _ = item.config.stash[FAULTY]
+    struck, reached = plan.struck, plan.reached
+    _release(item.config)
+    lines = [
+        f"fault {fault.text!r} never struck: its point was reached {count(reached[fault.point], 'time')}"
+        for fault in plan.faults
+        if fault.p == 1 and not struck[fault.text]
+    ]
+    asked = item.config.getini(INI) and "faults" not in _allowed(item)
+    return {"faults": lines} if lines and asked else {}
+
+
+def _judge(found: dict[str, list[str]]) -> None:
     if found:
         names = ", ".join(repr(name) for name in KINDS if name in found)
-        lines = [f"- {line}" for lines in found.values() for line in lines]
+        left = [f"- {line}" for name, lines in found.items() if name != "faults" for line in lines]
+        head = ["the test left something of its task queues behind:"] if left else []
         remedy = f"if that is as it should be: @pytest.mark.{ALLOW}({names}, reason='...')"
-        pytest.fail("\n".join(["the test left something of its task queues behind:", *lines, remedy]), pytrace=False)
+        pytest.fail("\n".join([*found.get("faults", ()), *head, *left, remedy]), pytrace=False)
 
 
 def _allowed(item: pytest.Item) -> set[str]:
     return {name for marker in item.iter_markers(ALLOW) for name in marker.args}
 
 
+def _wrong_marker(item: pytest.Item) -> str | None:
+    """What cannot be understood of the test's markers."""
+    try:
+        for marker in item.iter_markers(ALLOW):
+            _check_allowed(marker)
+        for marker in item.iter_markers(FAULTS):
+            _check_faults(marker)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _check_allowed(marker: pytest.Mark) -> None:
     reason = marker.kwargs.get("reason")
-    unknown = [name for name in marker.args if name not in KINDS]
+    unknown = [name for name in marker.args if name not in list(KINDS)]  # whatever it is, hashable or not
     if unknown or not marker.args:
         wrong = f"there is no check {unknown[0]!r}" if unknown else "no check is named"
         raise ValueError(f"{ALLOW}: {wrong}; the checks are {', '.join(map(repr, KINDS))}")

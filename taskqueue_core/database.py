@@ -7,11 +7,11 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from taskqueue_core import watch
 from taskqueue_core.errors import LedgerError
@@ -110,10 +110,15 @@ class DeadLetter:
     replayed_at: float | None
 
 
+Found = TypeVar("Found", TaskRecord, DeadLetter)
+Seen = Callable[[Sequence[TaskRecord] | Sequence[DeadLetter]], None]
+
+
 class LedgerView:
     """Reads a ledger. Opened with `inspect` it changes nothing and works beside a running owner."""
 
-    def __init__(self, database: sqlite3.Connection, lock: threading.Lock) -> None:
+    def __init__(self, database: sqlite3.Connection, lock: threading.Lock, seen: Seen | None = None) -> None:
+        self._seen = seen  # is told what somebody is given; the owner's own reading tells nobody
         self._reader = database
         self._reader_lock = lock  # guards the reading connection
         self._pid = os.getpid()
@@ -131,15 +136,16 @@ class LedgerView:
                 check_file(database, file, may_be_new=False)
                 if database.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
                     raise LedgerError(f"ledger {os.fspath(path)!r} is of an older version: open it as a queue once")
-                watch.read(file.resolve())
-                yield LedgerView(database, threading.Lock())
+                place = file.resolve()
+                watch.read(place)
+                yield LedgerView(database, threading.Lock(), lambda found: watch.seen(place, found))
             finally:
                 database.close()
 
     def get(self, key: str) -> TaskRecord | None:
         """The task of an idempotency key, or None."""
         rows = self._read("SELECT * FROM tasks WHERE idempotency_key = ?", key)
-        return to_record(rows[0]) if rows else None
+        return next(iter(self._shown([to_record(row) for row in rows])), None)
 
     def records(self, status: Status | None = None) -> list[TaskRecord]:
         """All tasks, or those in one state, in the order of their ids."""
@@ -147,11 +153,11 @@ class LedgerView:
             rows = self._read("SELECT * FROM tasks ORDER BY id")
         else:
             rows = self._read("SELECT * FROM tasks WHERE status = ? ORDER BY id", status)
-        return [to_record(row) for row in rows]
+        return self._shown([to_record(row) for row in rows])
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, replayed ones too, oldest first."""
-        return [_dead_letter(row) for row in self._read("SELECT * FROM dead_letters ORDER BY id")]
+        return self._shown([_dead_letter(row) for row in self._read("SELECT * FROM dead_letters ORDER BY id")])
 
     def counts(self) -> dict[Status, int]:
         """How many tasks are in each state."""
@@ -204,6 +210,11 @@ class LedgerView:
             "UNION ALL SELECT 1 FROM tasks WHERE status = 'queued' AND run_at <= ? LIMIT 1"
         )
         return bool(self._read(sql, now))
+
+    def _shown(self, found: list[Found]) -> list[Found]:
+        if self._seen is not None:
+            self._seen(found)
+        return found
 
     def _read(self, sql: str, *values: object, **named: object) -> list[sqlite3.Row]:
         self.refuse_after_fork()

@@ -13,7 +13,7 @@ from typing import Any
 from taskqueue_core.deadline import Deadline
 from taskqueue_core.errors import TaskFailedError
 from taskqueue_core.logs import logger
-from taskqueue_core.task import JSON
+from taskqueue_core.task import JSON, TaskRecord
 
 
 class TaskFuture(Future[JSON]):
@@ -35,8 +35,8 @@ class TaskFuture(Future[JSON]):
         self._await()
         try:
             return super().result(timeout)
-        except TaskFailedError:
-            self._callbacks.read(self.key)
+        except TaskFailedError as error:
+            self._callbacks.read(error.record)
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -44,7 +44,7 @@ class TaskFuture(Future[JSON]):
         self._await()
         error = super().exception(timeout)
         if isinstance(error, TaskFailedError):
-            self._callbacks.read(self.key)
+            self._callbacks.read(error.record)
         return error
 
     def add_done_callback(self, fn: Callable[[Future[JSON]], object]) -> None:
@@ -52,7 +52,7 @@ class TaskFuture(Future[JSON]):
         callbacks of the queue, one after the other.
         """
         if self.done():
-            self._callbacks.read(self.key)
+            self._note_read()
             super().add_done_callback(fn)
         else:
             self._await()
@@ -68,8 +68,13 @@ class TaskFuture(Future[JSON]):
             return self.cancelled() or (not self.done() and self._cancel(self))
 
     def _call_back(self, fn: Callable[[Future[JSON]], object]) -> None:
-        self._callbacks.read(self.key)
+        self._note_read()
         self._callbacks.call(fn, self)
+
+    def _note_read(self) -> None:
+        """Whoever is called back knows how it ended."""
+        if not self.cancelled() and isinstance(error := super().exception(0), TaskFailedError):
+            self._callbacks.read(error.record)
 
     def _await(self) -> None:
         if not self.awaited and not self.done():
@@ -87,9 +92,9 @@ class TaskFuture(Future[JSON]):
 class Callbacks:
     """Runs the callbacks of futures in a thread of its own, which begins with the first one."""
 
-    def __init__(self, read: Callable[[str], None] = lambda key: None) -> None:  # noqa: ARG005
+    def __init__(self, read: Callable[[TaskRecord], None] = lambda record: None) -> None:  # noqa: ARG005
         self.read = read
-        """Is told of a key whose error somebody has seen."""
+        """Is told of a failed task whose error somebody has seen."""
         self._calls: queue.SimpleQueue[tuple[Callable[..., Any], Future[JSON]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards the two fields below
         self._closed = False

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskqueue_core import arrows, points
+from taskqueue_core import arrows, points, watch
 from taskqueue_core.arrows import Draft, Drafted, Row, Success
 from taskqueue_core.clock import now
 from taskqueue_core.commits import GroupCommit
@@ -295,7 +295,8 @@ class Ledger(LedgerView):
 
     def view(self) -> LedgerView:
         """Reads what is here, and can change nothing."""
-        return LedgerView(self._reader, self._reader_lock)
+        self.refuse_after_fork()
+        return LedgerView(self._reader, self._reader_lock, lambda found: watch.seen(self.file, found))
 
     def _move(
         self,

@@ -98,7 +98,7 @@ class TaskQueue:
         self.metrics = Metrics(settings.max_workers)
         self.metrics.oldest = self._oldest_age
         self._inflight = InFlight()
-        self._callbacks = Callbacks(lambda key: watch.read(ledger.file, key))
+        self._callbacks = Callbacks(lambda record: watch.seen(ledger.file, [record]))
         self._places = Places(settings.queue_size, self.metrics.depth)
         self._report: CloseReport | None = None
         self._closing = threading.Lock()  # held by the one thread that closes
@@ -347,23 +347,20 @@ class TaskQueue:
         """The task of an idempotency key (`Task.key`), or None."""
         if not isinstance(key, str):
             raise TypeError(f"a key is a text such as task.key, got {key!r}")
-        watch.read(self.path, key)
-        return self._open_ledger().get(key)
+        return self.view().get(key)
 
     def records(self, status: Status | None = None) -> list[TaskRecord]:
         """All tasks, or those in one state, in the order of their submission."""
-        watch.read(self.path)
-        return self._open_ledger().records(status)
+        return self.view().records(status)
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, replayed ones too, oldest first."""
-        watch.read(self.path)
-        return self._open_ledger().dead_letters()
+        return self.view().dead_letters()
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write a copy of the ledger, also of one in memory, as a SQLite file of its own; it replaces `path`."""
-        watch.read(self.path)
         self._open_ledger().export(path)
+        watch.read(self.path)
 
     def _open_ledger(self) -> Ledger:
         if self._report is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from plugin_runs import nothing_from_outside, out, run
 
@@ -10,7 +12,7 @@ TOP = """
     import threading
     import pytest
     from taskqueue_core import LedgerView, PermanentError, RetryPolicy, Task, TaskQueue
-    from pytest_taskqueue.testing import assert_dead, crash_at
+    from pytest_taskqueue.testing import assert_dead, assert_enqueued, crash_at, drain
 
     def fail(task):
         raise PermanentError("no")
@@ -27,9 +29,15 @@ OPEN = """
     def test_open(tmp_path):
         opens(tmp_path / "my.db")
 
-    def test_it_was_closed_for_the_next_one():
-        assert KEPT[0].closed
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("taskqueue-")]
+    def test_it_stays_open():
+        KEPT[0].submit(Task("a")).result(20)
+
+    def test_and_others_use_their_own(tmp_path):
+        with TaskQueue(nothing, ledger=tmp_path / "my.db") as queue:
+            queue.submit(Task("a")).result(20)
+
+    def test_it_may_be_closed_later():
+        KEPT[0].close(20)
 
     @pytest.mark.tq_allow("open", reason="the next test closes it")
     def test_open_and_allowed(tmp_path):
@@ -44,6 +52,69 @@ OPEN = """
     def test_a_failure_is_not_told_twice(tmp_path):
         opens(tmp_path / "my.db")
         assert False, "the test's own"
+"""
+APP = """
+    import functools
+
+    GO = threading.Event()
+
+    def late(task):
+        assert GO.wait(20)
+        raise PermanentError("no")
+
+    @functools.cache
+    def app():
+        return TaskQueue(late, ledger="app.db")
+
+    def test_1():
+        app().submit(Task("of the first test"))
+
+    def test_2():
+        GO.set()
+        assert app().join(20)
+
+    def test_3():
+        app().submit(Task("of the third test"))
+        assert app().join(20)
+
+    def test_4(tmp_path):
+        path = tmp_path / "own.db"
+        TaskQueue(nothing, ledger=path).close()
+        KEPT.append(path.open("rb"))
+"""
+FAULTS = """
+    def commits():
+        with TaskQueue(nothing, ledger=":memory:") as queue:
+            queue.submit(Task("a")).result(20)
+
+    @pytest.mark.tq_faults("ledger.commit:SQLITE_FULL@999", "ledger.commit:latency=0s@1")
+    def test_late():
+        commits()
+
+    @pytest.mark.tq_faults("process:error")
+    def test_nothing_is_submitted():
+        pass
+
+    @pytest.mark.tq_faults("process:error@9")
+    def test_with_something_left(tmp_path):
+        KEPT.append(TaskQueue(nothing, ledger=tmp_path / "my.db"))
+
+    @pytest.mark.tq_faults("ledger.commit:SQLITE_FULL@999:p=0.5", "process:error:p=0")
+    def test_a_share():
+        commits()
+
+    @pytest.mark.tq_faults("ledger.commit:SQLITE_FULL@999")
+    @pytest.mark.tq_allow("faults", reason="on a slow machine there are so many")
+    def test_allowed():
+        commits()
+
+    @pytest.mark.tq_faults("ledger.commit:SQLITE_FULL@999")
+    def test_it_failed_by_itself():
+        assert False, "the test's own"
+
+    @pytest.mark.tq_faults("ledger.commit:SQLITE_FULL@999")
+    def test_it_was_skipped():
+        pytest.skip("not here")
 """
 SHARED = """
     @pytest.fixture(scope="module")
@@ -102,6 +173,18 @@ ERRORS = """
     def test_assert_dead_of_another(failed):
         assert_dead(failed(["a", "unseen"])[0], Task("a"))
 
+    def test_drained(make_tq_queue):
+        queue = make_tq_queue(fail, manual=True)
+        queue.submit_many([Task("a"), Task("b")])
+        assert drain(queue).failed == 2
+
+    def test_drained_and_not_asked_how_many_failed(make_tq_queue):
+        queue = make_tq_queue(fail, manual=True)
+        queue.submit(Task("unseen"))
+        assert drain(queue).attempts == 1
+        queue.submit(Task("seen"))
+        assert drain(queue).failed == 1
+
     def test_replay(failed):
         queue, _ = failed(["a"])
         assert queue.replay(Task("a").key).exception(20)
@@ -111,6 +194,38 @@ ERRORS = """
         queue.close(20)
         with LedgerView.inspect(queue.path) as view:
             assert view.dead_letters()
+
+    @pytest.mark.parametrize("ask", ["get", "records", "dead_letters"])
+    def test_view(failed, ask):
+        view = failed(["a"])[0].view()
+        getattr(view, ask)(*[Task("a").key] * (ask == "get"))
+
+    def test_records_of_others(failed):
+        failed(["unseen"])[0].records("success")
+
+    def test_another_in_memory(make_tq_queue):
+        queues = [make_tq_queue(fail, ledger=":memory:") for _ in range(3)]
+        futures = [queue.submit(Task("memory")) for queue in queues]
+        assert all(queue.join(20) for queue in queues)
+        assert futures[0].exception()
+        assert queues[1].dead_letters()
+
+    def test_read_between_commit_and_news(make_tq_queue, monkeypatch):
+        from taskqueue_core import Status, watch
+        told, tell = threading.Event(), watch.failed
+        monkeypatch.setattr(watch, "failed", lambda *news: told.wait(20) and tell(*news))
+        queue = make_tq_queue(fail)
+        queue.submit(Task("a"))
+        while queue.get(Task("a").key).status is not Status.FAILED:
+            pass
+        told.set()
+        assert queue.join(20)
+
+    def test_what_assertions_read_is_not_shown(failed):
+        queue, _ = failed(["unseen"])
+        assert assert_enqueued(queue, Task("unseen"))
+        queue.close(20)
+        assert assert_enqueued(queue.path, Task("unseen"))
 
     def test_fails_by_itself(failed):
         failed(["a"])
@@ -201,18 +316,46 @@ def inner(pytester, monkeypatch):
     return make
 
 
-def test_a_queue_that_is_left_open_is_told_and_closed(inner):
-    """With its ledger and the remedy."""
+def test_a_queue_that_is_left_open_is_told_once_and_stays_open(inner):
+    """With its ledger and the remedy; the tests after it are not disturbed."""
     found, shown = inner(OPEN)
     assert found["error"] == {"test_open"}
     assert found["failed"] == {"test_a_failure_is_not_told_twice"}
-    assert len(found["passed"]) == 5
+    assert len(found["passed"]) == 7
     assert "the test left something of its task queues behind:" in shown
     assert (
-        "/my.db' is still open: use `with TaskQueue(...)`, close() it, or take it from the fixture make_tq_queue"
-        in shown
+        "/my.db' is still open, and stays so: use `with TaskQueue(...)`, close() it, or take it from the fixture "
+        "make_tq_queue; what the application keeps open, a fixture of the session closes" in shown
     )
     assert "if that is as it should be: @pytest.mark.tq_allow('open', reason='...')" in shown
+
+
+def test_a_queue_that_the_application_keeps_serves_the_tests_after_the_first(inner):
+    """Each is blamed for what is its own: its tasks, its files."""
+    found, shown = inner(APP)
+    assert found["error"] == {"test_1", "test_3", "test_4"}
+    assert shown.count("is still open, and stays so") == 1
+    assert "QueueClosedError" not in shown
+    assert "of the first test" not in shown.split("ERRORS", 1)[1].split('["of the third test",""]', 1)[0]
+    assert "own.db' is still open in this process" in shown
+
+
+def test_a_fault_that_never_struck_is_told(inner):
+    """With how often its point was reached; not one for a share of the times, nor when the test failed anyway."""
+    found, shown = inner(FAULTS)
+    assert found["error"] == {"test_late", "test_nothing_is_submitted", "test_with_something_left"}
+    assert found["failed"] == {"test_it_failed_by_itself"}
+    late = re.search(
+        r"fault 'ledger.commit:SQLITE_FULL@999' never struck: its point was reached (\d) times\n(.*)", shown
+    )
+    assert int(late[1]) > 1
+    assert late[2] == "if that is as it should be: @pytest.mark.tq_allow('faults', reason='...')"
+    assert "latency=0s@1' never" not in shown
+    assert "fault 'process:error' never struck: its point was reached 0 times" in shown
+    both = shown.split("fault 'process:error@9' never struck: its point was reached 0 times\n", 1)[1]
+    assert both.startswith("the test left something of its task queues behind:\n- queue '/")
+    assert "@pytest.mark.tq_allow('open', 'faults', reason='...')" in both
+    assert inner(FAULTS, "-o", "tq_checks=no")[0]["error"] == set()
 
 
 def test_a_queue_of_a_module_is_left_to_it(inner):
@@ -223,9 +366,13 @@ def test_a_queue_of_a_module_is_left_to_it(inner):
 def test_an_error_that_nobody_reads_is_told(inner):
     """With the task, the ledger and the error; each way to read it counts."""
     found, shown = inner(ERRORS)
-    assert found["error"] == {"test_unread", "test_a_task_without_a_future", "test_assert_dead_of_another"}
+    drained = "test_drained_and_not_asked_how_many_failed"
+    unread = {"test_unread", "test_a_task_without_a_future", "test_assert_dead_of_another", drained}
+    more = {"test_records_of_others", "test_another_in_memory", "test_what_assertions_read_is_not_shown"}
+    assert found["error"] == unread | more
+    assert shown.count('task \'["memory",""]\' of the queue in memory failed') == 1
     assert found["failed"] == {"test_fails_by_itself"}
-    assert shown.count('task \'["unseen",""]\' of queue \'/') == 3
+    assert shown.count('task \'["unseen",""]\' of queue \'/') == 6
     assert (
         "failed, and nobody read its error, 'PermanentError: no': ask its future for result() or exception()" in shown
     )
@@ -268,20 +415,24 @@ def test_the_ini_option_turns_all_of_it_off(inner):
             '"opne", reason="x"',
             "there is no check 'opne'; the checks are 'open', 'threads', 'files', ",
         ),
+        ('["open"], reason="x"', "there is no check ['open']; the checks are"),
         ('reason="x"', "no check is named; the checks are"),
         ('"open"', "tq_allow('open') needs a reason='...', and nothing else"),
         ('"open", reason=" "', "tq_allow('open') needs a reason"),
         ('"open", reason="x", because="y"', "tq_allow('open') needs a reason='...', and nothing else"),
     ],
 )
-def test_a_marker_without_sense_is_a_usage_error(pytester, monkeypatch, marker, why):
-    """With the test's id."""
+def test_a_marker_without_sense_is_an_error_of_its_test(pytester, monkeypatch, marker, why):
+    """With the test's id; the others run."""
     nothing_from_outside(monkeypatch)
-    pytester.makepyfile(test_a=f"import pytest\n@pytest.mark.tq_allow({marker})\ndef test_marked(): pass")
+    test = f"@pytest.mark.tq_allow({marker})\ndef test_marked(): assert False, 'it ran'\ndef test_other(): pass"
+    pytester.makepyfile(test_a=f"import pytest\n{test}")
     result = run(pytester)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "ERROR: test_a.py::test_marked: tq_allow" in result.stderr.str()
-    assert why in result.stderr.str()
+    result.assert_outcomes(passed=1, errors=1)
+    assert "\ntest_a.py::test_marked: tq_allow" in out(result)
+    assert why in out(result)
+    assert "Traceback" not in out(result)
+    assert "During handling" not in out(result)
 
 
 def test_who_does_not_use_the_queue_does_not_load_it(pytester, monkeypatch):

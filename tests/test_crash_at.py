@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,16 @@ def loses_heart(ledger: Path) -> None:
     with TaskQueue(lambda task: None, ledger=ledger) as queue:
         queue.submit(TASK).result(LONG)
         raise ZeroDivisionError("the story is wrong")
+
+
+HOLDS = "import os, sys, time; file = open(sys.argv[1], 'wb'); os.close(2); time.sleep(1000)"
+
+
+def has_a_child(ledger: Path, fifo: Path) -> None:
+    """It has our stdout, and the fifo open, for as long as it lives."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, fifo], stderr=subprocess.PIPE) as child:
+        child.stderr.read()
+        two_tasks(ledger, Note("it is born"))
 
 
 def never_ends(ledger: Path) -> None:
@@ -141,9 +154,27 @@ def test_a_process_that_ends_in_another_way_is_told(path):
         crash_at("process", never_ends, path, timeout=3.0)
 
 
+@pytest.mark.skipif("sys.platform == 'win32'", reason="there are no groups of processes")
+@pytest.mark.parametrize("point", ["process", "cancel.before_commit"])
+def test_what_the_story_has_started_dies_with_it(path, tmp_path, point):
+    """Nobody waits for it, though it has the output open; also when the point is never reached."""
+    os.mkfifo(tmp_path / "fifo")
+    end = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if point == "process":
+            assert crash_at(point, has_a_child, path, tmp_path / "fifo", timeout=LONG).output == "it is born\n"
+        else:
+            with pytest.raises(TimeoutError, match="its output:\nit is born"):
+                crash_at(point, has_a_child, path, tmp_path / "fifo", timeout=3.0)
+        assert select.select([end], [], [], LONG)[0]
+        assert os.read(end, 1) == b""
+    finally:
+        os.close(end)
+
+
 def test_what_cannot_be_done_is_said_before_anything_is_started(path, monkeypatch):
     """An unknown point, a story that no other process can import, an argument that cannot be sent."""
-    monkeypatch.setattr("subprocess.run", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     with pytest.raises(ValueError, match=r"there is no point 'settle.comit'; the points are submit.before_begin, "):
         crash_at("settle.comit", story, path)
     with pytest.raises(ValueError, match="nth counts from 1, got 0"):

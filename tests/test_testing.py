@@ -61,6 +61,7 @@ def test_what_waits_for_a_later_moment_is_left_and_counted(manual, tq_clock):
     queue = manual({"cat.jpg": [TransientError("later")], "dog.jpg": [PermanentError("never")]})
     future = queue.submit_many([CAT, DOG, Task("cow.jpg")])[1]
     done = drain(queue)
+    assert repr(done) == "Drained(succeeded=1, failed=1, retried=1, waiting=1)"
     assert (done.succeeded, done.failed, done.retried, done.waiting, done.attempts) == (1, 1, 1, 1, 3)
     assert drain(queue).attempts == 0
     tq_clock.advance(1001)
@@ -219,6 +220,63 @@ def test_what_is_not_there_is_told_with_what_comes_near(manual):
         refute_enqueued(queue, variant="64x64")
     with pytest.raises(TypeError, match="expected a Task, its key or None, got 3"):
         assert_enqueued(queue, 3)
+    with pytest.raises(ValueError, match="there is no status 'waiting'; the states are queued, running, success, fail"):
+        assert_enqueued(queue, status="waiting")
+
+
+def test_a_task_is_compared_whole(manual):
+    """Its key alone is not the task: its params, and under a key of one's own the image and variant, are more."""
+    queue = manual()
+    english = Task("a", "v", {"lang": "en", "sizes": (1, 2)})
+    queue.submit_many([english, Task("b", idempotency_key="mine"), Task("c", params={"n": 1})])
+    assert_enqueued(queue, english, count=1)
+    with pytest.raises(AssertionError) as caught:
+        assert_enqueued(queue, Task("a", "v", {"lang": "de", "dpi": 96}))
+    first, nearest, why, *_ = str(caught.value).splitlines()
+    assert first.startswith(
+        """a task with key='["a","v"]', exactly params={'lang': 'de', 'dpi': 96} should have been"""
+    )
+    assert nearest.startswith("  'a' 'v' params {'lang': 'en', 'sizes': [1, 2]}, queued")
+    missing = "params['sizes'] is [1, 2], and the task given has none"
+    assert why.strip() == f"{missing}; params['lang'] is 'en', not 'de'; params['dpi'] is missing"
+    refute_enqueued(queue, Task("a", "v", {"lang": "de", "sizes": [1, 2]}))
+    refute_enqueued(queue, Task("a", "v"))
+    refute_enqueued(queue, Task("c"))
+    refute_enqueued(queue, Task("other", idempotency_key="mine"))
+    with pytest.raises(AssertionError, match=re.escape("with key='mine', exactly params={} should")):
+        refute_enqueued(queue, Task("b", idempotency_key="mine"))
+    assert_enqueued(queue, english.key)
+
+
+def test_what_is_no_queue_is_a_mistake_that_is_named():
+    """Not an AttributeError from within."""
+    with pytest.raises(TypeError, match=r"expected a TaskQueue, got \[1\]"):
+        drain([1])
+    for ask in (assert_enqueued, refute_enqueued, assert_dead):
+        with pytest.raises(TypeError, match=r"expected a TaskQueue or the path of its ledger, got \[1\]"):
+            ask([1])
+    with pytest.raises(TypeError, match=r"expected a TaskQueue or the path of its ledger, got \[1\]"):
+        assert_output([1], CAT, "folder")
+
+
+def test_a_task_that_waits_for_its_retry_says_so(manual, tmp_path):
+    """How many attempts, the last error, when the next is due, and how to get there."""
+    queue = manual({"cat.jpg": [TransientError("busy")]})
+    queue.submit_many([CAT, DOG])
+    drain(queue, until=1)
+    waits = r"queued, 1 attempt so far, last error 'TransientError: busy', due in [\d,]+\.\d s"
+    with pytest.raises(AssertionError, match=rf"should be dead in .*\n  'cat.jpg' '200x200' params .*, {waits}\n"):
+        assert_dead(queue, CAT)
+    with pytest.raises(AssertionError, match=rf"but it is {waits}: move the clock there with tq_clock\.advance"):
+        assert_output(queue, CAT, tmp_path)
+    with pytest.raises(AssertionError, match=r"but it is queued: drain\(queue\) first, which waits until it is done"):
+        assert_output(queue, DOG, tmp_path)
+    queue = manual(hold=True)
+    queue.submit(CAT)
+    queue.resume()
+    queue.work.wait_started()
+    with pytest.raises(AssertionError, match=r"but it is running: drain\(queue\) first"):
+        assert_output(queue, CAT, tmp_path)
 
 
 def test_within_waits_for_what_is_still_to_come(tq_queue):
@@ -282,6 +340,8 @@ def test_a_task_without_an_output_says_what_it_is(tq_queue, make_tq_queue, tmp_p
     tq_queue.submit(CAT).result(LONG)
     with pytest.raises(AssertionError, match=r"task .* should have an output, but it has no output"):
         assert_output(tq_queue, CAT, tmp_path)
+    with pytest.raises(AssertionError, match=r"there is no task .*cat.*\n.*\n *params\['quality'\] is 85, not 90"):
+        assert_output(tq_queue, Task("cat.jpg", "200x200", {**CAT.params, "quality": 90}), tmp_path)
     with pytest.raises(AssertionError, match=r"there is no task .*dog.*\n  'cat.jpg'"):
         assert_output(tq_queue, DOG, tmp_path)
     queue = make_tq_queue(raising(PermanentError("no")))

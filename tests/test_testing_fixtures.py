@@ -6,6 +6,9 @@ import pytest
 from plugin_runs import nothing_from_outside, run
 
 STORY = """
+    from datetime import timedelta
+
+    import pytest
     from pytest_taskqueue.testing import assert_enqueued, drain
     from taskqueue_core import Task, TaskQueue, clock
 
@@ -37,10 +40,12 @@ STORY = """
         tq_clock.advance(86400)
         assert tq_clock.now() == pytest_approx(clock.now())
         assert clock.shift() == 86400
+        tq_clock.advance(timedelta(hours=1))
+        assert clock.shift() == 90000
+        with pytest.raises(TypeError, match="expected seconds or a timedelta, got '1h'"):
+            tq_clock.advance("1h")
 
     def pytest_approx(value):
-        import pytest
-
         return pytest.approx(value, abs=60)
 """
 AFTER = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from helpers import LONG, Work, failure, orphans
 
@@ -24,8 +26,11 @@ class Notes:
         self.told.append(("failed", ledger, record.idempotency_key))
         self.done.append(record.status)
 
-    def read(self, ledger, key):
-        self.told.append(("read", ledger, key))
+    def read(self, ledger):
+        self.told.append(("read", ledger))
+
+    def seen(self, ledger, failure):
+        self.told.append(("seen", ledger, failure.key))
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_a_failure_is_told_and_who_reads_it(open_queue, path, notes):
     with LedgerView.inspect(path.parent / "." / path.name) as view:
         assert view.counts()[Status.FAILED] == 1
     file = path.resolve()
-    expected = [("failed", file, CAT.key), ("read", file, CAT.key), ("read", file, None), ("read", file, None)]
+    expected = [("failed", file, CAT.key), ("seen", file, CAT.key), ("seen", file, CAT.key), ("read", file)]
     assert notes.told == [("opened", queue), *expected]
     assert notes.done == [Status.FAILED]
 
@@ -72,11 +77,37 @@ def test_a_task_that_kills_its_process_is_told_when_it_is_buried(open_queue, pat
     assert notes.told == [("failed", path.resolve(), "poison"), ("opened", queue)]
 
 
+def test_observers_may_end_in_any_order(notes):
+    """The last one that is left is told, and none that has ended."""
+    first, second = watch.observing(Notes()), watch.observing(other := Notes())
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert watch.observer is other
+    second.__exit__(None, None, None)
+    assert watch.observer is notes
+
+
+def test_what_is_read_aside_is_not_told(open_queue, notes):
+    """Nor a look into a file; only in that thread, and until the block is left."""
+    queue = open_queue(Work({"cat.jpg": [PermanentError("no")]}))
+    failure(queue, CAT)
+    del notes.told[:]
+    with watch.aside(), watch.aside(), LedgerView.inspect(queue.path) as view:
+        assert [*view.records(), *queue.view().dead_letters()]
+    assert notes.told == []
+    with watch.aside():
+        thread = threading.Thread(target=queue.records)
+        thread.start()
+        thread.join(LONG)
+    assert notes.told == [("seen", queue.path, CAT.key)]
+
+
 def test_a_queue_in_memory_has_no_path(open_queue, path, notes):
     """And reads its own ledger like any other."""
     queue = open_queue(Work({"cat.jpg": [PermanentError("no")]}), ledger=":memory:")
     failure(queue, CAT)
     assert queue.path is None
-    assert notes.told[1:] == [("failed", None, CAT.key), ("read", None, CAT.key)]
+    assert notes.told[1:] == [("failed", None, CAT.key), ("seen", None, CAT.key)]
     assert queue.view().counts()[Status.FAILED] == 1
     assert open_queue().path == path.resolve()

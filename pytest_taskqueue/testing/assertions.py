@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_taskqueue.testing.matching import listing, read, wanted
+from pytest_taskqueue.testing.matching import listing, read, state, wanted
 from pytest_taskqueue.wording import queue_at
-from taskqueue_core import DeadLetter, LedgerView, ObjectStore, Status, Task, TaskQueue, TaskRecord, watch
+from taskqueue_core import DeadLetter, LedgerView, ObjectStore, Status, Task, TaskQueue, TaskRecord, clock, watch
 
 STEP = 0.02
 """Seconds between two looks at a queue that works."""
@@ -34,9 +34,9 @@ def assert_enqueued(
 ) -> list[TaskRecord]:
     """A task as described was submitted, whatever has become of it since: the records, oldest first.
 
-    `task` is a Task (its key counts) or a key; `params` may be a part of the task's; `status` asks for one state.
-    With `count` there are exactly so many. With `within` it may take so many seconds to come true. Raises
-    AssertionError with the tasks that come nearest.
+    `task` is a Task, which counts whole (its params are equal to the record's), or a key; `params` may be a part of
+    the task's; `status` asks for one state. With `count` there are exactly so many. With `within` it may take so many
+    seconds to come true. Raises AssertionError with the tasks that come nearest.
     """
     __tracebackhide__ = True
     description = wanted(task, image_key=image_key, variant=variant, params=params, status=status)
@@ -65,8 +65,8 @@ def refute_enqueued(
     status: Status | str | None = None,
     within: float = 0.0,
 ) -> None:
-    """No task as described was submitted, nor is for `within` seconds. See `assert_enqueued`. Raises AssertionError
-    with the tasks that were.
+    """No task as described was submitted, nor is for `within` seconds. See `assert_enqueued`: a Task with other params
+    is another task. Raises AssertionError with the tasks that were.
     """
     __tracebackhide__ = True
     description = wanted(task, image_key=image_key, variant=variant, params=params, status=status)
@@ -117,15 +117,29 @@ def assert_output(
     and SHA-256, and with these bytes, if `content` is given: its record. Raises AssertionError.
     """
     __tracebackhide__ = True
-    key = task.key if isinstance(task, Task) else task
+    key, description = task.key if isinstance(task, Task) else task, wanted(task)
     record = read(queue, lambda view: view.get(key))
-    if record is None:
-        raise AssertionError(f"there is no task {key!r} in {_name(queue)}\n{listing(wanted(key), _records(queue))}")
+    if record is None or not description.matches(record):
+        raise AssertionError(
+            f"there is no task with {description} in {_name(queue)}\n{listing(description, _records(queue))}"
+        )
     if record.status is not Status.SUCCESS or record.output_key is None:
-        state = "has no output" if record.status is Status.SUCCESS else f"is {record.status.value}: {record.error}"
-        raise AssertionError(f"task {key!r} should have an output, but it {state}")
+        raise AssertionError(f"task {key!r} should have an output, but it {_why_none(record)}")
     _compare(record, _chunks(store, record), content)
     return record
+
+
+def _why_none(record: TaskRecord) -> str:
+    """Why there is no output, and what to do where there can be one."""
+    match record.status:
+        case Status.SUCCESS:
+            return "has no output"
+        case Status.FAILED:
+            return f"is failed: {record.error}"
+        case Status.QUEUED if record.run_at > clock.now():
+            return f"is {state(record)}: move the clock there with tq_clock.advance(...), then drain(queue)"
+        case Status.QUEUED | Status.RUNNING:
+            return f"is {state(record)}: drain(queue) first, which waits until it is done"
 
 
 def _compare(record: TaskRecord, chunks: Iterable[bytes], content: bytes | None) -> None:
@@ -180,8 +194,7 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
 
 def _note_read(queue: Source, letters: Iterable[DeadLetter]) -> None:
     path = queue.path if isinstance(queue, TaskQueue) else Path(queue).resolve()
-    for letter in letters:
-        watch.read(path, letter.idempotency_key)
+    watch.seen(path, letters)
 
 
 def _name(queue: Source) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from taskqueue_core import clock
 
 
 class Clock:
     """Moves stored times forward: `created_at`, `run_at`, and what retention goes by."""
 
-    def advance(self, seconds: float) -> None:
-        """Move the clock so many seconds forward; every open queue looks at once for what is due.
+    def advance(self, by: float | timedelta) -> None:
+        """Move the clock forward by so many seconds, or by a timedelta; every open queue looks at once for what is due.
 
-        Raises ValueError for what does not go forward.
+        Raises ValueError for what does not go forward, TypeError for what is no time.
         """
+        seconds = by.total_seconds() if isinstance(by, timedelta) else by
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"expected seconds or a timedelta, got {by!r}")
         clock.advance(seconds)
 
     def now(self) -> float:

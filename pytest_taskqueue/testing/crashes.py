@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def crash_at(
 
     The points are `taskqueue_core.points.POINTS`. The story is a function at the top level of a file, which the new
     process imports; its arguments are pickled. It is a real process that really dies: what is in the ledger then was
-    written by a queue that had no chance to tidy up. It does not show a power cut.
+    written by a queue that had no chance to tidy up. Processes that the story has started are killed after it, but for
+    those in a session of their own, and those on Windows. It does not show a power cut.
 
     Raises ValueError for an unknown point or a story that cannot be imported, AssertionError when the story ended or
     raised before the point was reached, and TimeoutError when that took longer than `timeout` seconds.
@@ -63,10 +65,10 @@ def crash_at(
         raise ValueError(f"there is no point {point!r}; the points are {', '.join(points.POINTS)}")
     if nth < 1:
         raise ValueError(f"nth counts from 1, got {nth!r}")
-    with tempfile.TemporaryDirectory(prefix="tq-crash-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tq-crash-", ignore_cleanup_errors=True) as folder:
         report = Path(folder) / "report.json"
         play = _play(story, args, kwargs) | {"point": point, "nth": nth, "report": str(report)}
-        ended, output = _run(pickle.dumps(play), point, timeout)
+        ended, output = _run(pickle.dumps(play), Path(folder) / "output.txt", point, timeout)
         told = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     if ended == _killed() and told.get("killed"):
         return Crash(point=point, nth=nth, output=output, reached=told["reached"])
@@ -96,27 +98,46 @@ def _play(story: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str,
     }
 
 
-def _run(play: bytes, point: str, timeout: float) -> tuple[int, str]:
-    """How the process ended, and what it printed."""
+def _run(play: bytes, output: Path, point: str, timeout: float) -> tuple[int, str]:
+    """How the process ended, and what it printed: to a file, since whatever it has started may hold a pipe open."""
     __tracebackhide__ = True
-    command = [sys.executable, "-c", CHILD]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
-    try:
-        ended = subprocess.run(  # noqa: S603 - our own interpreter
-            command,
-            input=play,
-            stdout=subprocess.PIPE,
+    with (
+        output.open("wb") as printed,
+        subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-c", CHILD],
+            stdin=subprocess.PIPE,
+            stdout=printed,
             stderr=subprocess.STDOUT,
-            timeout=timeout,
-            check=False,
             env=environment,
-        )
-    except subprocess.TimeoutExpired as error:
-        output = (error.stdout or b"").decode(errors="replace")
-        raise TimeoutError(
-            f"the story neither ended nor reached {point!r} within {timeout:g} s, and was killed{_shown(output)}"
-        ) from None
-    return ended.returncode, ended.stdout.decode(errors="replace")
+            start_new_session=True,  # no effect on Windows
+        ) as process,
+    ):
+        try:
+            process.communicate(play, timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(
+                f"the story neither ended nor reached {point!r} within {timeout:g} s, and was killed"
+                f"{_shown(_printed(output))}"
+            ) from None
+        finally:
+            _kill(process)
+    return process.returncode, _printed(output)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With all that it has started, where the system has groups of processes."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with suppress(
+            ProcessLookupError, PermissionError
+        ):  # nobody is left of the group (macOS has another name for it)
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _printed(output: Path) -> str:
+    return output.read_text(encoding="utf-8", errors="replace")
 
 
 def _killed() -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
-from taskqueue_core import MetricsSnapshot, Status, TaskQueue
+from taskqueue_core import MetricsSnapshot, Status, TaskQueue, TaskRecord, watch
 
 STEP = 0.02
 """Seconds between two calls of `until`."""
@@ -14,25 +14,36 @@ PATIENCE = 0.5
 """Seconds for which a predicate may still come true when nothing is due any more: callbacks of futures come last."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Drained:
     """What a `drain` has done.
 
     succeeded  tasks that succeeded
-    failed     tasks that failed for good
+    failed     tasks that failed for good; who asks for the number knows of them, so that their errors count as read
     retried    attempts that failed and are to be tried again
     waiting    tasks that are queued now: for a later run_at, or because `until` was reached before
     """
 
     succeeded: int
-    failed: int
     retried: int
     waiting: int
+    _failed: int
+    _note_read: Callable[[], None] = field(default=lambda: None, compare=False)
+
+    @property
+    def failed(self) -> int:
+        """How many tasks failed for good."""
+        self._note_read()
+        return self._failed
 
     @property
     def attempts(self) -> int:
         """How many attempts have ended."""
-        return self.succeeded + self.failed + self.retried
+        return self.succeeded + self._failed + self.retried
+
+    def __repr__(self) -> str:
+        counts = f"succeeded={self.succeeded}, failed={self._failed}, retried={self.retried}, waiting={self.waiting}"
+        return f"Drained({counts})"
 
 
 def drain(queue: TaskQueue, *, until: Callable[[], object] | int | None = None, timeout: float = 10.0) -> Drained:
@@ -43,10 +54,13 @@ def drain(queue: TaskQueue, *, until: Callable[[], object] | int | None = None, 
     predicate without arguments, it ends when that is true. A queue that was paused is resumed meanwhile, and paused
     again at the end.
 
-    Raises TimeoutError after `timeout` seconds, with what still runs and waits, and AssertionError when nothing is
-    due any more and `until` is not reached.
+    Raises TypeError for what is no TaskQueue, TimeoutError after `timeout` seconds, with what still runs and waits,
+    and AssertionError when nothing is due any more and `until` is not reached.
     """
     __tracebackhide__ = True
+    if not isinstance(queue, TaskQueue):
+        raise TypeError(f"expected a TaskQueue, got {queue!r}")
+    dead = _dead(queue)
     before, paused = queue.metrics.snapshot(), queue.paused
     if paused:
         queue.resume(until if isinstance(until, int) else None)
@@ -55,7 +69,7 @@ def drain(queue: TaskQueue, *, until: Callable[[], object] | int | None = None, 
     finally:
         if paused:
             queue.pause()
-    return _drained(queue, before)
+    return _drained(queue, before, dead)
 
 
 def _wait(queue: TaskQueue, before: MetricsSnapshot, until: Callable[[], object] | int | None, timeout: float) -> None:
@@ -77,14 +91,23 @@ def _reached(queue: TaskQueue, before: MetricsSnapshot, until: Callable[[], obje
     return _drained(queue, before).attempts >= until if isinstance(until, int) else bool(until())
 
 
-def _drained(queue: TaskQueue, before: MetricsSnapshot) -> Drained:
+def _drained(queue: TaskQueue, before: MetricsSnapshot, dead: Collection[tuple[str, int]] | None = None) -> Drained:
     now = queue.metrics.snapshot()
+    new = _dead(queue) if dead is not None and now.failed > before.failed else {}
+    found = [record for place, record in new.items() if place not in (dead or ())]
     return Drained(
         succeeded=now.succeeded - before.succeeded,
-        failed=now.failed - before.failed,
         retried=now.retried - before.retried,
         waiting=queue.view().counts()[Status.QUEUED],
+        _failed=now.failed - before.failed,
+        _note_read=lambda: watch.seen(queue.path, found),
     )
+
+
+def _dead(queue: TaskQueue) -> dict[tuple[str, int], TaskRecord]:
+    """The tasks that have failed for good, by key and version, since one may be replayed and fail again."""
+    with watch.aside():
+        return {(record.idempotency_key, record.version): record for record in queue.view().records(Status.FAILED)}
 
 
 def _wanted(until: object) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from taskqueue_core import DeadLetter, LedgerView, QueueClosedError, Status, Task, TaskQueue, TaskRecord
+from pytest_taskqueue.wording import count
+from taskqueue_core import DeadLetter, LedgerView, QueueClosedError, Status, Task, TaskQueue, TaskRecord, clock, watch
 
 R = TypeVar("R")
 
@@ -18,9 +20,12 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a task should be like; None stands for anything."""
+    """What a task should be like; None stands for anything. `params` may be a part of the task's, `whole` is all that
+    decides whether two tasks of one key are the same: image_key, variant and params.
+    """
 
     idempotency_key: str | None = None
+    whole: Mapping[str, Any] | None = None
     image_key: str | None = None
     variant: str | None = None
     params: Mapping[str, Any] | None = None
@@ -39,6 +44,8 @@ class Wanted:
             have = getattr(found, name, None)
             if want is not None and have != want:
                 yield f"{_shown(name)} is {_value(have)}, not {_value(want)}"
+        if self.whole is not None:
+            yield from _unlike(self.whole, found)
         if self.params is not None:
             yield from _missing("params", self.params, found.params)
         if self.error is not None and not _is_error(self.error, found.error or ""):
@@ -46,15 +53,18 @@ class Wanted:
 
     def __str__(self) -> str:
         given = [(name, getattr(self, name)) for name in self.__slots__ if getattr(self, name) is not None]
-        return ", ".join(f"{_shown(name)}={_value(value)}" for name, value in given) or "any content"
+        return ", ".join(_given(name, value) for name, value in given) or "any content"
 
 
 def wanted(task: Task | str | None = None, *, status: Status | str | None = None, **fields: Any) -> Wanted:
     """A description. Raises TypeError or ValueError for what describes no task."""
-    key = task.key if isinstance(task, Task) else task
-    if not isinstance(key, str | None):
+    if isinstance(task, Task):
+        params = json.loads(json.dumps(dict(task.params)))  # as the ledger gives them back
+        fields["whole"] = {"image_key": task.image_key, "variant": task.variant, "params": params}
+        task = task.key
+    if not isinstance(task, str | None):
         raise TypeError(f"expected a Task, its key or None, got {task!r}")
-    return Wanted(idempotency_key=key, status=None if status is None else Status(status), **fields)
+    return Wanted(idempotency_key=task, status=None if status is None else _status(status), **fields)
 
 
 def listing(description: Wanted, found: Sequence[TaskRecord | DeadLetter], others: Sequence[TaskRecord] = ()) -> str:
@@ -67,27 +77,70 @@ def listing(description: Wanted, found: Sequence[TaskRecord | DeadLetter], other
 
 
 def read(queue: TaskQueue | str | os.PathLike[str], ask: Callable[[LedgerView], R]) -> R:
-    """Ask a queue's ledger: that of an open queue, or the file of a closed one."""
+    """Ask a queue's ledger: that of an open queue, or the file of a closed one. Nobody's errors count as read by that.
+    Raises TypeError for another thing.
+    """
     if isinstance(queue, TaskQueue):
         try:
-            return ask(queue.view())
+            with watch.aside():
+                return ask(queue.view())
         except QueueClosedError:
             if queue.path is None:
                 raise
             queue = queue.path
-    with LedgerView.inspect(queue) as view:
+    if not isinstance(queue, str | os.PathLike):
+        raise TypeError(f"expected a TaskQueue or the path of its ledger, got {queue!r}")
+    with watch.aside(), LedgerView.inspect(queue) as view:
         return ask(view)
 
 
+def state(record: TaskRecord) -> str:
+    """'queued, 1 attempt so far, last error 'TransientError: busy', due in 4.2 s', or just 'success'."""
+    if record.status is not Status.QUEUED:
+        return record.status.value
+    parts = ["queued"]
+    if record.attempt:
+        parts.append(f"{count(record.attempt, 'attempt')} so far")
+    if record.error is not None:
+        parts.append(f"last error {record.error!r}")
+    if (left := record.run_at - clock.now()) > 0:
+        parts.append(f"due in {left:,.1f} s")
+    return ", ".join(parts)
+
+
+def _status(status: str) -> Status:
+    try:
+        return Status(status)
+    except ValueError:
+        states = ", ".join(Status)
+        raise ValueError(
+            f"there is no status {status!r}; the states are {states}; a task that waits for a retry is queued"
+        ) from None
+
+
 def _task(found: TaskRecord | DeadLetter) -> str:
-    state = f"dead ({found.reason}: {found.error})" if isinstance(found, DeadLetter) else found.status.value
+    what = f"dead ({found.reason}: {found.error})" if isinstance(found, DeadLetter) else state(found)
     params = f" params {found.params}" if found.params else ""
-    return f"{found.image_key!r} {found.variant!r}{params}, {state}"
+    return f"{found.image_key!r} {found.variant!r}{params}, {what}"
 
 
 def _difference(description: Wanted, found: TaskRecord | DeadLetter) -> str:
     differences = list(description.differences(found))
     return f"\n      {'; '.join(differences)}" if differences else ""
+
+
+def _unlike(whole: Mapping[str, Any], found: TaskRecord | DeadLetter) -> Iterator[str]:
+    """Where a task is otherwise than one that was given whole."""
+    for name in ("image_key", "variant"):
+        if (have := getattr(found, name)) != whole[name]:
+            yield f"{name} is {have!r}, not {whole[name]!r}"
+    for name, value in found.params.items():
+        if name not in whole["params"]:
+            yield f"params[{name!r}] is {value!r}, and the task given has none"
+    for name, value in whole["params"].items():
+        have = found.params.get(name, _ABSENT)
+        if have != value:
+            yield f"params[{name!r}] is " + ("missing" if have is _ABSENT else f"{have!r}, not {value!r}")
 
 
 def _missing(where: str, want: Mapping[str, Any], have: Any) -> Iterator[str]:
@@ -105,6 +158,13 @@ def _missing(where: str, want: Mapping[str, Any], have: Any) -> Iterator[str]:
 
 def _is_error(want: str | type[BaseException], text: str) -> bool:
     return want in text if isinstance(want, str) else text.split(":", maxsplit=1)[0] == want.__name__
+
+
+def _given(name: str, value: Any) -> str:
+    """How a part of a description is said; of a whole task, what its key does not say."""
+    if name != "whole":
+        return f"{_shown(name)}={_value(value)}"
+    return f"exactly params={value['params']!r}"
 
 
 def _shown(name: str) -> str:
