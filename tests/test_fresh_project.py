@@ -27,28 +27,23 @@ class ListQueue:
 
     def __init__(self, work, workers):
         self.work, self.tasks, self.stopped = work, [], False
-        self.ready = threading.Condition()
+        self.lock, self.ready = threading.Lock(), threading.Semaphore(0)
         self.threads = [threading.Thread(target=self.run) for _ in range(workers)]
         for thread in self.threads:
             thread.start()
 
     def add(self, task):
-        with self.ready:
-            self.tasks.append(task)
-            self.ready.notify()
+        self.tasks.append(task)
+        self.ready.release()
 
     def run(self):
-        while not self.stopped:
-            with self.ready:
-                if self.tasks:
-                    self.work(self.tasks.pop(0))
-                elif not self.stopped:
-                    self.ready.wait()
+        while self.ready.acquire() and not self.stopped:
+            with self.lock:
+                self.work(self.tasks.pop(0))
 
     def stop(self):
-        with self.ready:
-            self.stopped = True
-            self.ready.notify_all()
+        self.stopped = True
+        self.ready.release(len(self.threads))
         for thread in self.threads:
             thread.join()
 '''
