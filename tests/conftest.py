@@ -1,7 +1,9 @@
-"""Fixtures for the tests of the queue, and the check that none of them leaves a thread or an open file behind."""
+"""For all tests: an environment of their own, queues to open, and the check that nothing stays open or running."""
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,20 @@ import pytest
 from helpers import FAST, Work, open_ledgers, until
 
 from taskqueue_core import TaskQueue
+
+OUTSIDE = re.compile(
+    "CI|BUILD_NUMBER|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|PY_COLORS|PYTHONWARNINGS|"
+    "PYTEST_(?!CURRENT_TEST|VERSION).*|COV_CORE_.*"
+)
+"""Names in the environment that change what a run of pytest takes for asked, or how much it shows."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this run was started with, or by, is not for the runs within; they may import the toys."""
+    for name in filter(OUTSIDE.fullmatch, list(os.environ)):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -37,14 +36,6 @@ for number, args in enumerate(json.load(open("runs.json", encoding="utf-8"))):
     print("exit", int(pytest.main(args)), flush=True)
 """
 """Several runs in one process, because starting one is what takes time. Not for comparisons, which watch its exit."""
-
-
-def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this run was started with, or by, is not for the runs within; they may import the toys."""
-    options = [name for name in os.environ if name.startswith(("PYTEST_TQ_", "COV_CORE_"))]
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "PYTEST_TIMEOUT", "PYTHONWARNINGS", *options):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(toys.__file__).parent), prepend=os.pathsep)
 
 
 def arms(baseline: str, optimized: str, file: str = toys.__file__) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from plugin_runs import nothing_from_outside, out, run
+from plugin_runs import out, run
 
 TOP = """
     import os
@@ -299,9 +299,8 @@ FILES = """
 
 
 @pytest.fixture
-def inner(pytester, monkeypatch):
+def inner(pytester):
     """A run of some tests: how each ended, and what was shown."""
-    nothing_from_outside(monkeypatch)
 
     def make(tests, *options):
         pytester.makepyfile(TOP + tests)
@@ -422,9 +421,8 @@ def test_the_ini_option_turns_all_of_it_off(inner):
         ('"open", reason="x", because="y"', "tq_allow('open') needs a reason='...', and nothing else"),
     ],
 )
-def test_a_marker_without_sense_is_an_error_of_its_test(pytester, monkeypatch, marker, why):
+def test_a_marker_without_sense_is_an_error_of_its_test(pytester, marker, why):
     """With the test's id; the others run."""
-    nothing_from_outside(monkeypatch)
     test = f"@pytest.mark.tq_allow({marker})\ndef test_marked(): assert False, 'it ran'\ndef test_other(): pass"
     pytester.makepyfile(test_a=f"import pytest\n{test}")
     result = run(pytester)
@@ -435,9 +433,8 @@ def test_a_marker_without_sense_is_an_error_of_its_test(pytester, monkeypatch, m
     assert "During handling" not in out(result)
 
 
-def test_who_does_not_use_the_queue_does_not_load_it(pytester, monkeypatch):
+def test_who_does_not_use_the_queue_does_not_load_it(pytester):
     """The plugin is loaded in every run of everybody."""
-    nothing_from_outside(monkeypatch)
     pytester.makepyfile("""
         import sys
 

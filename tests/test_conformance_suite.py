@@ -7,7 +7,7 @@ import re
 
 import nonconforming
 import pytest
-from plugin_runs import installed, junit, nothing_from_outside, out, run, together
+from plugin_runs import installed, junit, out, run, together
 
 from pytest_taskqueue.conformance import Outcome, Status, table
 from pytest_taskqueue.conformance.checks import CHECKS
@@ -33,11 +33,6 @@ def pytest_taskqueue_subjects():
 
 def toy(name: str) -> str:
     return f"--tq-subject={nonconforming.__file__}:{name}"
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing_from_outside(monkeypatch)
 
 
 def test_a_kept_promise_is_green_a_broken_one_red_the_others_are_skipped(pytester: pytest.Pytester) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from helpers import FAST, LONG, Work, failure, tasks
-from plugin_runs import nothing_from_outside, run
+from plugin_runs import run
 
 from taskqueue_core import FaultPlan, LedgerError, Task, TransientError, points
 
@@ -210,9 +210,8 @@ AFTER = """
 """
 
 
-def test_the_marker_is_for_one_test(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_marker_is_for_one_test(pytester: pytest.Pytester) -> None:
     """All of its markers count, on whatever queue; nothing is left of them."""
-    nothing_from_outside(monkeypatch)
     pytester.makepyfile(test_a=MARKED, test_b=AFTER)
     run(pytester, "--tq-seed=11").assert_outcomes(passed=5)
 
@@ -241,11 +240,8 @@ INTERRUPTED = """
 
 
 @pytest.mark.parametrize("end", ["signal.raise_signal(signal.SIGINT)", "pytest.exit('enough')"])
-def test_a_wait_does_not_outlive_an_interruption(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
+def test_a_wait_does_not_outlive_an_interruption(pytester: pytest.Pytester, end: str) -> None:
     """Such a test has no teardown: a real process ends, and its queue is closed as ever."""
-    nothing_from_outside(monkeypatch)
     pytester.makeconftest(FIRST)
     pytester.makepyfile(INTERRUPTED.format(end))
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=LONG)
@@ -255,11 +251,8 @@ def test_a_wait_does_not_outlive_an_interruption(
     assert "still running" not in shown
 
 
-def test_a_text_that_means_nothing_is_an_error_of_its_test(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_means_nothing_is_an_error_of_its_test(pytester: pytest.Pytester) -> None:
     """With the test's id, before its fixtures are set up; the others run."""
-    nothing_from_outside(monkeypatch)
     for marker, why in [
         (
             '"ledger.comit:SQLITE_FULL"',

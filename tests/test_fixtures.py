@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,12 +217,8 @@ MARKED = """
 """
 
 
-def test_a_marked_test_runs_only_when_the_verdict_is_pass(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_marked_test_runs_only_when_the_verdict_is_pass(pytester: pytest.Pytester) -> None:
     """It has the comparison by its marker; it fails, skips or is an error else, and an unmarked one has none."""
-    for name in [name for name in os.environ if name.startswith(("PYTEST_XDIST", "PYTEST_ADDOPTS", "PYTEST_TQ_"))]:
-        monkeypatch.delenv(name)
     pytester.makepyfile(MARKED.replace("TOYS", str(toys.__file__)))
     result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:hypothesispytest", "-rA", timeout=50)
     result.assert_outcomes(passed=1, failed=1, skipped=1, errors=2)

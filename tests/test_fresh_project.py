@@ -10,7 +10,6 @@ import venv
 from pathlib import Path
 from typing import Any
 
-import plugin_runs
 import pytest
 
 from pytest_taskqueue.workloads import made
@@ -98,7 +97,6 @@ def test_a_project_that_never_saw_ours_gets_its_verdict(
     fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a folder with the queues and the adapters, and nothing else."""
-    plugin_runs.nothing_from_outside(monkeypatch)
     monkeypatch.delenv("PYTHONPATH")
     for name, text in {"queues.py": QUEUES, **adapters()}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")

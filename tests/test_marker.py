@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import plugin_runs
 import pytest
 import toys
 from plugin_runs import SAME, SHORT, UNSHOWN, VERDICT, each, installed, junit, out, run, together
@@ -79,11 +78,6 @@ BAD = {
     "gate='faster'": "gate of tq_compare 'faster': gate 'faster' is not understood",
     "inconclusive='pass'": "inconclusive of tq_compare 'pass': expected fail or skip",
 }
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin_runs.nothing_from_outside(monkeypatch)
 
 
 def write(pytester: pytest.Pytester, tests: str, ini: str = "") -> None:

@@ -53,11 +53,6 @@ def pytest_taskqueue_workloads():
 NAMED = ("--tq-baseline=old", "--tq-optimized=new", "--tq-workload=invoices")
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin_runs.nothing_from_outside(monkeypatch)
-
-
 # --- hooks
 
 

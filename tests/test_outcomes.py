@@ -53,11 +53,6 @@ SIGNALS = """
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin_runs.nothing_from_outside(monkeypatch)
-
-
 # --- exit status
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import plugin_runs
 import pytest
 import toys
 from plugin_runs import MET, OUTCOME, QUICK, SAME, SHORT, VERDICT, arms, installed, out, run, together
@@ -34,11 +33,6 @@ USER_TESTS = """
     class TestThree:
         def test_three(self): raise SystemExit("must not run")
 """
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin_runs.nothing_from_outside(monkeypatch)
 
 
 @pytest.fixture

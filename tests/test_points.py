@@ -101,7 +101,7 @@ def test_before_is_before_the_commit_and_after_is_after_it(open_queue, path, poi
     assert seen.rows == rows
 
 
-def test_every_other_arrow_has_its_points(open_queue, path, monkeypatch):
+def test_every_other_arrow_has_its_points(open_queue, path):
     """Recovery, a claim of its own, failure, replay, cancel, release and purge."""
     orphans(path, ["an orphan"])
     seen = Seen()

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import plugin_runs
 import pytest
 from plugin_runs import SAME, SHORT, out, run
 
@@ -96,7 +95,6 @@ SAID = {
 @pytest.mark.parametrize("name", SAID)
 def test_one_error_says_what_to_change(name: str, pytester: pytest.Pytester) -> None:
     """In a comparison: the arm, what the queue is called, the method, the remedy; and nothing else is said of it."""
-    plugin_runs.nothing_from_outside(pytester._monkeypatch)
     pytester.makepyfile(misfits=MISFITS)
     result = run(pytester, *SHORT, SAME[0], f"--tq-optimized=misfits.py:{name}", "-q")
     text = re.sub(
@@ -169,7 +167,6 @@ def test_a_dict_is_no_set_of_promises() -> None:
 
 def test_an_error_of_the_task_is_none_of_the_protocol(pytester: pytest.Pytester) -> None:
     """AttributeError and TypeError are what a work raises, too."""
-    plugin_runs.nothing_from_outside(pytester._monkeypatch)
     pytester.makepyfile(
         misfits=MISFITS
         + """

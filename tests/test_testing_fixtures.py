@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plugin_runs import nothing_from_outside, run
+from plugin_runs import run
 
 STORY = """
     from datetime import timedelta
@@ -57,11 +57,8 @@ AFTER = """
 
 
 @pytest.mark.parametrize(("mode", "name"), [("prepend", "tests"), ("importlib", "tests.v1")])
-def test_they_serve_a_project_that_is_not_ours(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, mode: str, name: str
-) -> None:
+def test_they_serve_a_project_that_is_not_ours(pytester: pytest.Pytester, mode: str, name: str) -> None:
     """Also where the test file cannot be imported by a name: a story's arguments are of one of its classes."""
-    nothing_from_outside(monkeypatch)
     folder = pytester.mkdir(name)
     for file, text in (("test_a", STORY), ("test_b", AFTER)):
         pytester.makepyfile(**{file: text}).rename(folder / f"{file}.py")
