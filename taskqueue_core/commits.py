@@ -48,24 +48,27 @@ class Stream:
         self.apply = apply
         self.durable = durable
         self.done: Done = lambda items, results: None  # noqa: ARG005
-        self.items: list[Any] = []  # guarded by the door of the group commit
+        self.items: deque[Any] = deque()  # anybody may add, without a lock; taken with the door's lock held
 
     def post(self, items: Sequence[Any]) -> None:
         """Leave changes to be written with the next transaction. Whoever posts calls `nudge` or `help` next.
 
         Once the group commit is closed, `done` is told so at once.
         """
-        with self._commits.door:
-            if not self._commits.closed:
-                self.items += items
-                return
-        self.done(list(items), [LedgerError("the ledger is closed")] * len(items))
+        self.items.extend(items)
+        if self._commits.closed:  # whoever closes takes what was posted before
+            with self._commits.door:
+                late = self._take()
+            if late:
+                self.done(late, [LedgerError("the ledger is closed")] * len(late))
 
     def take(self, batch: list[Request]) -> None:
         """Add what was posted so far to a batch, as one request; called with the door's lock held."""
-        if self.items:
-            batch.append(Request(self.apply, self.items, self.durable, self.done, posted=True))
-            self.items = []
+        if items := self._take():
+            batch.append(Request(self.apply, items, self.durable, self.done, posted=True))
+
+    def _take(self) -> list[Any]:
+        return [self.items.popleft() for _ in range(len(self.items))]
 
 
 class GroupCommit:
@@ -89,6 +92,10 @@ class GroupCommit:
         self._untold: deque[list[Request]] = deque()  # written, and those who asked are still to be told
         self._resume_at: float | None = None
         self._tidy_at = math.inf
+        self._callers = 0  # who waited for the last transaction
+        self._ended = 0.0  # when it ended, time.perf_counter
+        self.pace: Callable[[], float] = lambda: 0.0
+        """Seconds after a transaction in which nobody needs the next one; see `_await_company`."""
         writer.failed = self._pause
 
     @property
@@ -145,7 +152,7 @@ class GroupCommit:
 
     def nudge(self) -> None:
         """See that what was posted is written: by the commit thread, if nobody else does."""
-        if not self._led and self._pending():
+        if not self._led and not self._woken and self._pending():
             with self.door:
                 self._wake_thread()
 
@@ -273,14 +280,17 @@ class GroupCommit:
         """
         batch: list[Request] = []
         finished = False
+        self._await_company()
         try:
             with self.door:
                 batch, self._waiting = self._waiting, []
+                self._callers = len(batch)
                 for stream in self._streams:
                     stream.take(batch)
                 batch += self._due
                 self._due = []
             batch = self._writer.execute(batch)
+            self._ended = time.perf_counter()
             finished = True
         finally:
             self._untold.append(batch)
@@ -297,6 +307,17 @@ class GroupCommit:
                 own.done(own.items, own.results)
         finally:
             self._tell_or_delegate()
+
+    def _await_company(self) -> None:
+        """Where several callers write at once and the workers have enough to do, let more of them come: the next
+        transaction waits until `pace` seconds after the last one. A lone caller waits for nobody. 100 clients over 8
+        workers with tasks of 2 ms: 0.7 times the CPU time for each task, 1.01 to 1.04 times the throughput. The idea is
+        PostgreSQL's commit_delay and commit_siblings.
+        """
+        if self._callers > 1 and not self.closed:
+            wait = self._ended + self.pace() - time.perf_counter()
+            if wait > 0:
+                time.sleep(wait)
 
     def _hand_over(self, *, tells: bool) -> None:
         """The first of those who came in the meantime leads from now on, or else the commit thread; which also tells

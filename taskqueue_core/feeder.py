@@ -77,7 +77,7 @@ class Feeder:
         self._release_strays()
         after, now, cancels = FIRST, self._clock(), self._inflight.cancels
         while not self._closed and (rows := self._ledger.due(now, after, self._batch)):
-            for row in rows:
+            for row in self._inflight.absent(rows):  # now: a task that runs meanwhile would look absent later
                 self._bring_in(row, cancels)
             after, now = (rows[-1].run_at, rows[-1].id), self._clock()
         self.hold_back()

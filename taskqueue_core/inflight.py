@@ -25,7 +25,7 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards everything here
+        self._lock = threading.Lock()  # guards everything here, but a new entry needs no lock
         self._landed = threading.Condition(self._lock)  # an entry has landed or left
         self._changed = threading.Condition(self._lock)  # no task is claimed any more
         self._empty = threading.Condition(self._lock)  # no task is in hand any more
@@ -47,14 +47,24 @@ class InFlight:
         the row that comes out of it tells which of them it refuses.
         """
         leading: list[Entry] = []
+        known: list[Call] = []
+        thread, now = threading.get_ident(), time.perf_counter()
+        for call in calls:
+            entry = arriving(call, thread, now)
+            if self._entries.setdefault(call.draft.key, entry) is entry:  # in one step, without the lock
+                leading.append(entry)
+            else:
+                known.append(call)
+        if not known:
+            return leading, known, 0
         following: list[Call] = []
         attached = 0
-        thread, now = threading.get_ident(), time.perf_counter()
         with self._lock:
-            for call in calls:
-                entry = self._entries.get(call.draft.key)
-                if entry is None:
-                    leading.append(self._register(call, thread, now))
+            for call in known:
+                new = arriving(call, thread, now)
+                entry = self._entries.setdefault(call.draft.key, new)
+                if entry is new:
+                    leading.append(entry)
                 elif entry.phase in PASSING and not _same_batch(entry, call):
                     following.append(call)
                 else:
@@ -111,9 +121,10 @@ class InFlight:
         with self._lock:
             if self.cancels != cancels or self._must_wait(record):
                 return None
-            entry = self._entries.get(record.idempotency_key)
-            if entry is None:
-                entry = self._entries[record.idempotency_key] = Entry(draft_of(record))
+            new = Entry(draft_of(record))
+            entry = self._entries.setdefault(record.idempotency_key, new)
+            if entry is not new and entry.phase is not Phase.WAITING:
+                return None  # a submit of the key came just now
             entry.phase = Phase.QUEUED
             entry.row = row_of(record)
             entry.due_at = record.run_at
@@ -121,6 +132,11 @@ class InFlight:
             if record.crashes:
                 self._suspect = entry
             return entry
+
+    def absent(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """Those of the rows, just read, that the feeder need not pass by, see `must_wait`."""
+        with self._lock:
+            return [record for record in records if not self._must_wait(record)]
 
     def must_wait(self, record: TaskRecord) -> bool:
         """Whether the feeder has to pass a row by: the task is in hand, has moved on since the row was read, or
@@ -210,7 +226,7 @@ class InFlight:
         """Whether a task is on its way in or out, or a worker has it; or holds a place, if that counts."""
         at_rest = (Phase.WAITING,) if waits_for_workers else (Phase.WAITING, Phase.QUEUED)
         with self._lock:
-            return bool(self._delivering) or any(entry.phase not in at_rest for entry in self._entries.values())
+            return bool(self._delivering) or any(entry.phase not in at_rest for entry in list(self._entries.values()))
 
     def wait_change(self, deadline: Deadline) -> None:
         """Wait until the last task that is claimed was settled, or the deadline passes."""
@@ -256,9 +272,8 @@ class InFlight:
             return entry.expired
 
     def all_stuck(self, workers: int) -> bool:
-        """Whether all workers are stuck in attempts that timed out."""
-        with self._lock:
-            return len(self._stuck) >= workers
+        """Whether all workers are stuck in attempts that timed out; asked at each submit, so without the lock."""
+        return len(self._stuck) >= workers
 
     def stuck(self) -> list[str]:
         """Keys of the timed-out tasks whose workers have not come back."""
@@ -302,14 +317,14 @@ class InFlight:
     def wait_arrivals(self, deadline: Deadline) -> bool:
         """Wait until the submits that are at work now have landed or given up; False when the deadline passed."""
         with self._lock:
-            arriving = [entry for entry in self._entries.values() if entry.phase in PASSING]
+            arriving = [entry for entry in list(self._entries.values()) if entry.phase in PASSING]
         return all(self.wait_landed(entry.draft.key, deadline) for entry in arriving)
 
     def close(self, *, drained: bool) -> None:
         """Fail the futures that are left with QueueClosedError, and end all waits."""
         with self._lock:
-            futures = [future for entry in self._entries.values() for future in _take_futures(entry)]
-            self._entries = {}
+            entries, self._entries = self._entries, {}
+            futures = [future for entry in list(entries.values()) for future in _take_futures(entry)]
             self._drained = drained
             self._landed.notify_all()
             self._changed.notify_all()
@@ -319,7 +334,7 @@ class InFlight:
     def fail_waiting(self) -> None:
         """Fail the futures of the tasks that no worker has, with QueueClosedError: there are no workers any more."""
         with self._lock:
-            waiting = [entry for entry in self._entries.values() if entry.phase in (Phase.WAITING, Phase.QUEUED)]
+            waiting = [entry for entry in list(self._entries.values()) if entry.phase in (Phase.WAITING, Phase.QUEUED)]
             futures = [future for entry in waiting for future in _take_futures(entry)]
         _disappoint(futures)
 
@@ -329,20 +344,16 @@ class InFlight:
             return True
         return record.crashes > 0 and self._suspect is not None
 
-    def _register(self, call: Call, leader: int, now: float) -> Entry:
-        entry = self._entries[call.draft.key] = Entry(call.draft)
-        entry.leader = leader
-        entry.submitted_at = now
-        _attach(entry, call)
-        return entry
-
     def _leave(self, entries: Sequence[Entry], delivery: object) -> list[list[TaskFuture]]:
         with self._lock:
             self._delivering.add(delivery)
             for entry in entries:
                 entry.arrivals = []
-                self._stop_work(entry)
-                self._forget(entry)
+                self._drop(entry)
+                if self._suspect is entry:
+                    self._suspect = None
+            self._working.difference_update(entries)
+            self._announce()
             return [_take_futures(entry) for entry in entries]
 
     def _stop_work(self, entry: Entry) -> None:
@@ -353,9 +364,18 @@ class InFlight:
             self._changed.notify_all()
 
     def _forget(self, entry: Entry) -> None:
+        self._drop(entry)
+        self._announce()
+
+    def _drop(self, entry: Entry) -> None:
         if self._entries.get(entry.draft.key) is entry:
             del self._entries[entry.draft.key]
+
+    def _announce(self) -> None:
+        """Tell those who wait for tasks to leave."""
         self._landed.notify_all()
+        if not self._working:
+            self._changed.notify_all()
         if not self._entries:
             self._emptied += 1
             self._empty.notify_all()
@@ -367,6 +387,15 @@ class InFlight:
                     return False
                 announced.wait(deadline.remaining())
             return True
+
+
+def arriving(call: Call, leader: int, now: float) -> Entry:
+    """A new entry, for a submit that nobody is ahead of."""
+    entry = Entry(call.draft)
+    entry.leader = leader
+    entry.submitted_at = now
+    _attach(entry, call)
+    return entry
 
 
 def _same_batch(entry: Entry, call: Call) -> bool:

@@ -23,6 +23,7 @@ COUNTERS = (
 )
 
 _SUB_BUCKETS = 64
+_NOTHING = -(1 << 20)  # the bucket of zero
 _RATE_SECONDS = 60
 
 
@@ -39,11 +40,18 @@ class LatencyHistogram:
 
     def add(self, seconds: float) -> None:
         """Count one duration; a negative one counts as zero."""
-        seconds = max(seconds, 0.0)
+        if seconds > 0.0:
+            mantissa, exponent = math.frexp(seconds)  # seconds = mantissa * 2**exponent, mantissa in [0.5, 1)
+            bucket = (exponent - 1) * _SUB_BUCKETS + int(mantissa * 2 * _SUB_BUCKETS)
+            self.total += seconds
+        else:
+            bucket = _NOTHING
         self.count += 1
-        self.total += seconds
-        bucket = _bucket(seconds)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        buckets = self._buckets
+        try:
+            buckets[bucket] += 1
+        except KeyError:
+            buckets[bucket] = 1
 
     def merge(self, other: LatencyHistogram) -> None:
         """Add another histogram's counts."""
@@ -340,15 +348,8 @@ class _Rate:
         self._second = max(second, self._second)
 
 
-def _bucket(seconds: float) -> int:
-    if seconds == 0.0:
-        return -(1 << 20)
-    mantissa, exponent = math.frexp(seconds)  # seconds = mantissa * 2**exponent, mantissa in [0.5, 1)
-    return exponent * _SUB_BUCKETS + int((mantissa - 0.5) * 2 * _SUB_BUCKETS)
-
-
 def _middle(bucket: int) -> float:
-    if bucket == -(1 << 20):
+    if bucket == _NOTHING:
         return 0.0
     exponent, step = divmod(bucket, _SUB_BUCKETS)
     return math.ldexp(0.5 + (step + 0.5) / (2 * _SUB_BUCKETS), exponent)

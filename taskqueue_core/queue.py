@@ -45,6 +45,9 @@ from taskqueue_core.workers import UNLIMITED, Workers
 GRACE = 0.8
 """Seconds past its deadline that `close` grants to what takes milliseconds: a claim or a row just being written."""
 
+FED_AT_ONCE = 500
+"""Rows that the feeder reads at once."""
+
 PAUSED_LOOK = 0.05
 """Seconds between two looks of `close`, while it waits for tasks, at whether the queue was paused."""
 
@@ -107,7 +110,7 @@ class TaskQueue:
             inflight=self._inflight,
             places=self._places,
             retrying_limit=settings.retrying_limit,
-            batch=settings.queue_size,
+            batch=min(settings.queue_size, FED_AT_ONCE),
             enqueue=lambda entries: self._workers.enqueue(entries),  # noqa: PLW0108 - they are made below
         )
         self._attempts = Attempts(
@@ -128,7 +131,7 @@ class TaskQueue:
             metrics=self.metrics,
             claim=self._attempts.claim,
             run=self._attempts.run,
-            taken=self._places.give,
+            taken=self._places.leave,
             help=commits.help,
             nudge=commits.nudge,
             halted=lambda: commits.troubled or self._inflight.all_stuck(settings.max_workers),
@@ -136,6 +139,7 @@ class TaskQueue:
             ended=self._interpreter_ended,
             commit_seconds=lambda: writer.seconds,
         )
+        commits.pace = self._workers.pace
         if paused:
             self._workers.allow(0)
         self._admission = Admission(

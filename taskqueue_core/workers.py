@@ -22,6 +22,8 @@ from taskqueue_core.metrics import Metrics, WorkerMetrics
 
 LINGER = 0.1
 """Seconds for which an idle worker stays before it goes back to the executor."""
+PACE = 0.0005
+"""Seconds that a commit may be put off for company, at most."""
 UNLIMITED = sys.maxsize
 
 
@@ -96,6 +98,7 @@ class Workers:
         self._commit_seconds = commit_seconds
         self._executor = ThreadPoolExecutor(size, thread_name_prefix="taskqueue-worker")
         self._ready: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._over: deque[float] = deque()  # seconds of each attempt that is over; counted with the lock held
         self._lock = threading.Lock()  # guards the fields below
         self._changed = threading.Condition(self._lock)  # a claim is answered, or a worker has left
         self._claiming = 0  # claims that are posted
@@ -128,6 +131,7 @@ class Workers:
         with self._lock:
             if self._stopping:
                 return 0
+            self._count_over()
             reserved = max(min(count, self._size + self._ahead - self._in_hand, self._allowed), 0)
             self._allowed -= reserved
             self._in_hand += reserved
@@ -137,6 +141,7 @@ class Workers:
     def ready(self, entries: Sequence[Entry]) -> None:
         """These are claimed: the next free workers take them."""
         with self._lock:
+            self._count_over()
             for entry in entries:
                 self._ready.put(entry)
             self._claiming -= len(entries)
@@ -172,12 +177,17 @@ class Workers:
     def at_rest(self) -> tuple[bool, bool]:
         """Whether no worker has, or will soon have, a task; and whether none may be claimed. Both at one moment."""
         with self._lock:
+            self._count_over()
             return self._in_hand == 0, self._allowed <= 0
 
     def is_worker(self) -> bool:
         """Whether the calling thread is a worker."""
         with self._lock:
             return threading.get_ident() in self._idents
+
+    def pace(self) -> float:
+        """Seconds for which no worker misses a commit: it has a task, and others wait behind it."""
+        return min(PACE, self._run_seconds / 4) if len(self.waiting.queue) >= self._size else 0.0
 
     def stop(self, deadline: Deadline) -> list[Entry]:
         """Claim nothing more and take nothing more; the tasks that are claimed and were not taken."""
@@ -220,6 +230,7 @@ class Workers:
         if not self.waiting.queue or self._halted():
             return
         with self._lock:
+            self._count_over()
             room = min(self._size + self._ahead - self._in_hand, self._allowed)
             if self._stopping or room <= 0 or (room * 4 <= self._ahead and self._in_hand >= self._size):
                 return  # while all workers are busy, claims are made in larger lots
@@ -277,6 +288,7 @@ class Workers:
                 entry = self._ready.get_nowait()
                 self._nudge()
             except queue.Empty:
+                self._settle()
                 if awaited and self._help():
                     continue
                 self._nudge()
@@ -293,24 +305,44 @@ class Workers:
         return None
 
     def _done(self, seconds: float) -> None:
-        """An attempt is over: claim for the worker, and as far ahead as commits are slower than tasks."""
+        """An attempt is over. Many are counted at once, and claims made for them: workers that all took a lock for
+        each of their tasks would wait for each other more than they work.
+        """
+        self._over.append(seconds)
+        over = len(self._over)
+        if over * 4 > self._ahead or self._in_hand - over < self._size:
+            self._post_claims()
+
+    def _settle(self) -> None:
+        """Count what is over, and claim: a worker has nothing else to do."""
         with self._lock:
-            self._in_hand -= 1
-            self._run_seconds += (seconds - self._run_seconds) / 16
-            self._ahead = self._claims_ahead()
+            self._count_over()
         self._post_claims()
+
+    def _count_over(self) -> None:
+        """Count the attempts that are over; called with the lock held. Claims are made as far ahead as commits are
+        slower than tasks.
+        """
+        if not self._over:
+            return
+        for _ in range(len(self._over)):
+            self._in_hand -= 1
+            seconds = min(self._over.popleft(), 8 * self._run_seconds + 1e-6)  # one that was held up is no measure
+            self._run_seconds += (seconds - self._run_seconds) / 16
+        self._ahead = self._claims_ahead()
 
     def _claims_ahead(self) -> int:
         """How many tasks all workers finish during four commits: so many are claimed beyond those that run.
 
         0 where a commit is short beside a task, so that nothing is claimed long before it runs.
         """
-        finished = 4 * self._size * self._commit_seconds() / max(self._run_seconds, 1e-6)
+        finished = 4 * self._size * (self._commit_seconds() + self.pace()) / max(self._run_seconds, 1e-6)
         return min(ceil(finished), self.waiting.maxsize) if finished > 0.05 else 0
 
     def _may_leave(self) -> bool:
         """Sign off, unless a task came in the meantime: `ready` counts the workers under the same lock."""
         with self._lock:
+            self._count_over()
             if not self._stopping and (self._in_hand >= self._active or self._busy()):
                 return False
             self._sign_off()

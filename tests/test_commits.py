@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -580,6 +582,56 @@ def test_posted_changes_are_written_by_close_also_while_somebody_writes(commits,
         leading.result(LONG)
         closing.result(LONG)
     assert (told.answers, names(tmp_path)) == ([("late", True)], {"late"})
+
+
+def test_posting_waits_for_nobody(commits, stream, told):
+    """Whoever works at the door of the group commit does not keep a worker from its next task."""
+    with commits.door, threads(1) as pool:
+        pool.submit(stream.post, ["a"]).result(LONG)
+    with threads(1) as pool:
+        pool.submit(commits.help).result(LONG)
+    assert told.answers == [("a", True)]
+
+
+def test_what_is_posted_while_it_closes_is_told_exactly_once(commits, stream, told, tmp_path):
+    """Written, or refused; whichever it is, the ledger agrees."""
+    each = 200
+
+    def post(thread: int) -> None:
+        for n in range(each):
+            stream.post([f"{thread}-{n}"])
+
+    at_once(lambda n: commits.close() if n == 4 else post(n), 5)
+    assert sorted(item for item, _ in told.answers) == sorted(f"{t}-{n}" for t in range(4) for n in range(each))
+    assert {item for item, result in told.answers if result is True} == names(tmp_path)
+    assert not stream.items
+
+
+def test_a_caller_waits_for_company_only_where_there_was_some(commits, writer, monkeypatch):
+    """Until `pace` seconds after the last transaction; a lone caller, and `close`, wait for nobody."""
+    pauses: list[float] = []
+    monkeypatch.setattr(commits_module, "time", SimpleNamespace(perf_counter=lambda: 50.0, sleep=pauses.append,
+                                                                monotonic=time.monotonic))  # fmt: skip
+    commits.pace = lambda: 0.25
+    commits.write(insert, ["alone"])
+    commits.write(insert, ["alone again"])
+    assert pauses == []
+    gate = Gate()
+    with threads(3) as pool:
+        gate.hold(pool, commits)
+        others = [pool.submit(commits.write, insert, [name]) for name in ("a", "b")]
+        until(lambda: len(commits._waiting) == 2)
+        gate.go.set()
+        for other in others:
+            other.result(LONG)
+    assert pauses == [], "the last transaction before theirs was a lone one"
+    commits.write(insert, ["c"])
+    assert pauses == [0.25]
+    commits.write(insert, ["d"])
+    assert pauses == [0.25], "and that was alone again"
+    commits._callers = 2
+    commits.close()
+    assert pauses == [0.25]
 
 
 def test_what_is_posted_after_close_is_told_at_once(commits, stream, told, tmp_path):

@@ -18,6 +18,7 @@ from taskqueue_core import (
     TransientError,
 )
 from taskqueue_core.arrows import Draft
+from taskqueue_core.entries import Call, draft_of
 from taskqueue_core.feeder import Feeder
 from taskqueue_core.inflight import InFlight
 from taskqueue_core.ledger import Ledger
@@ -279,6 +280,40 @@ def test_the_feeder_survives_what_it_cannot_read(open_queue, path, monkeypatch, 
     queue._ledger.due = fail_twice
     assert queue.submit(CAT).result(LONG) == {}
     assert str(error) in caplog.text
+
+
+def test_a_task_that_runs_while_its_row_is_looked_at_is_not_fed_again(path):
+    """All rows are compared with what is in hand before the first is brought in, which may have to wait for a place."""
+    with closing(Ledger(path, durability="process")) as ledger:
+        ledger.insert([draft("first"), draft("second"), draft("third")])
+        inflight = InFlight()
+        running = [inflight.bring_in(ledger.get(key), 0) for key in ("second", "third")]
+        fed = []
+
+        def enqueue(entries):
+            fed.extend(entry.draft.key for entry in entries)
+            inflight.finish([(entry, None, "null") for entry in running], None)
+
+        feeder = Feeder(ledger=ledger, inflight=inflight, places=Places(9), retrying_limit=9, batch=9, enqueue=enqueue)
+        feeder._feed()
+    assert fed == ["first"]
+
+
+def test_a_submit_that_comes_while_its_key_is_brought_in_is_not_lost(path, monkeypatch):
+    """Its entry stays: the submit finds the row, and has the feeder look again."""
+    with closing(Ledger(path, durability="process")) as ledger:
+        ledger.insert([draft()])
+        inflight, begun = InFlight(), []
+
+        def submitted_just_now(record):
+            if not begun:
+                begun.extend(inflight.begin([Call(draft_of(record), None)])[0])
+            return draft_of(record)
+
+        monkeypatch.setattr("taskqueue_core.inflight.draft_of", submitted_just_now)
+        assert inflight.bring_in(ledger.get("k"), 0) is None
+        assert inflight.abandon(begun) == ["k"]
+        assert inflight.bring_in(ledger.get("k"), 0) is not None
 
 
 def test_a_row_read_before_its_task_moved_on_is_passed_by(path):

@@ -133,9 +133,42 @@ def test_closing_ends_the_feeders_wait(places, start):
         places.take(1, FOREVER)
 
 
-def test_never_more_places_out_than_there_are():
-    """Eight submits and the feeder in a crowd: at most three at once, and all three are back at the end."""
-    places, lock, out, highest = Places(3), threading.Lock(), 0, 0
+def test_a_worker_that_leaves_a_place_waits_for_nobody():
+    """Somebody else has the lock; the place is counted by the next one who comes, or by `settle`."""
+    depth = Depth()
+    places = Places(3, depth)
+    assert places.take_now(3)
+    with places._lock:
+        for _ in range(2):
+            in_thread(places.leave).result(LONG)
+        assert depth.now == 3
+    assert places.take_now(2)
+    with places._lock:
+        in_thread(places.leave).result(LONG)
+    places.settle()
+    assert depth.now == 2
+    places.leave()
+    assert depth.now == 1, "nobody has the lock: it is counted at once"
+
+
+@pytest.mark.parametrize("who", ["submit", "feeder"])
+def test_a_place_that_a_worker_leaves_goes_to_whoever_waits(places, start, who):
+    """It wakes them, and the feeder first."""
+    submit = start(places.take, 1, FOREVER)
+    waiting = start(places.take_first) if who == "feeder" else submit
+    places.leave()
+    assert waiting.result(LONG)
+    if who == "feeder":
+        assert not submit.done()
+        places.leave()
+        assert submit.result(LONG) == 1
+
+
+@pytest.mark.parametrize("back", ["give", "leave"])
+def test_never_more_places_out_than_there_are(back):
+    """Eight submits and the feeder in a crowd: three at once at most, and all of them back and counted at the end."""
+    depth = Depth()
+    places, lock, out, highest = Places(3, depth), threading.Lock(), 0, 0
 
     def use(taken):
         nonlocal out, highest
@@ -144,7 +177,11 @@ def test_never_more_places_out_than_there_are():
             highest = max(highest, out)
         with lock:
             out -= taken
-        places.give(taken)
+        if back == "give":
+            places.give(taken)
+        else:
+            for _ in range(taken):
+                places.leave()
 
     def work(index):
         for _ in range(200):
@@ -152,6 +189,7 @@ def test_never_more_places_out_than_there_are():
 
     for future in [in_thread(work, index) for index in range(9)]:
         future.result(LONG)
+    assert depth.now == 0
     assert [places.take_now(n) for n in (3, 1)] == [True, False]
     assert 0 < highest <= 3
 

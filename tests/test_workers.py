@@ -7,7 +7,7 @@ from helpers import LONG, Work, balance, nothing_held, run_python, sql, tasks, t
 
 from taskqueue_core import QueueClosedError, RetryPolicy, Status, Task, TaskFailedError
 from taskqueue_core.metrics import Metrics
-from taskqueue_core.workers import Workers
+from taskqueue_core.workers import PACE, Workers
 
 CAT = Task("cat.jpg")
 ONCE = RetryPolicy(max_attempts=1, base=0.001, cap=0.001)
@@ -48,6 +48,12 @@ def workers():
             commit_seconds=lambda: commit,
         )
         workers._run_seconds = task
+
+        def over(attempts):
+            workers._over.extend(attempts)
+            workers._count_over()
+
+        workers.over = over
         made.append(workers)
         return workers
 
@@ -67,17 +73,41 @@ def test_claims_go_as_far_ahead_as_commits_are_slower_than_tasks(workers, task, 
 
 
 def test_an_attempt_moves_the_average_and_the_claims_follow(workers):
-    """One slow task in a stream of quick ones does not stop them; many slow ones do."""
-    crew = workers(size=2, places=50, task=0.0, commit=0.001)
+    """One that was held up among quick ones does not stop them; many slow ones do, and soon."""
+    crew = workers(size=2, places=50, task=0.0001, commit=0.001)
     crew._in_hand = 1000
-    crew._done(0.0001)
+    crew.over([0.0001])
     assert crew._ahead == 50
-    crew._done(0.1)
-    assert 1 <= crew._ahead <= 5
-    for _ in range(100):
-        crew._done(1.0)
+    crew.over([1.0])
+    assert crew._ahead == 50
+    crew.over([1.0] * 20)
     assert crew._ahead == 0
+    crew.over([1.0] * 60)
     assert 0.9 < crew._run_seconds <= 1.0
+    crew.over([0.0001] * 200)
+    assert crew._ahead == 50
+
+
+def test_a_worker_counts_its_attempt_without_waiting_for_the_others(workers):
+    """Somebody else has the lock; what is over is counted when claims are made, and when a worker is idle."""
+    crew = workers(size=2, places=50, task=0.0001, commit=0.01)
+    crew._in_hand, crew._ahead = 20, 50
+    with crew._lock, threads(1) as pool:
+        for _ in range(12):
+            pool.submit(crew._done, 0.0001).result(LONG)
+        assert crew._in_hand == 20
+    crew._settle()
+    assert crew._in_hand == 8
+
+
+@pytest.mark.parametrize(
+    ("waiting", "task", "pace"), [(3, 1.0, 0.0), (4, 1.0, PACE), (9, 0.0004, 0.0001), (9, 0.0, 0.0)]
+)
+def test_commits_are_put_off_only_while_every_worker_has_another_task(workers, waiting, task, pace):
+    """And not long beside the tasks."""
+    crew = workers(size=4, places=10, task=task, commit=0.0)
+    crew.waiting.put_all([None] * waiting)
+    assert crew.pace() == pytest.approx(pace)
 
 
 def test_what_comes_of_claims_from_before_a_limit_does_not_change_it(workers):
