@@ -151,6 +151,35 @@ def test_a_worker_that_leaves_a_place_waits_for_nobody():
     assert depth.now == 1, "nobody has the lock: it is counted at once"
 
 
+@pytest.mark.parametrize(
+    ("call", "left"),
+    [
+        (lambda places: places.take(1, FOREVER), 3),
+        (lambda places: places.take_now(1), 3),
+        (lambda places: places.take_first(), 3),
+        (lambda places: places.give(1), 1),
+    ],
+)
+def test_a_place_that_is_left_while_somebody_has_the_lock_is_counted_when_he_is_done(call, left):
+    """Nobody else may come for a long time."""
+
+    class Interrupted(Depth):
+        armed = False
+
+        def set(self, level):
+            super().set(level)
+            if self.armed:
+                self.armed = False
+                in_thread(places.leave).result(LONG)
+
+    depth = Interrupted()
+    places = Places(5, depth)
+    assert places.take_now(3)
+    depth.armed = True
+    call(places)
+    assert depth.now == left
+
+
 @pytest.mark.parametrize("who", ["submit", "feeder"])
 def test_a_place_that_a_worker_leaves_goes_to_whoever_waits(places, start, who):
     """It wakes them, and the feeder first."""

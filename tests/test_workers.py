@@ -100,6 +100,41 @@ def test_a_worker_counts_its_attempt_without_waiting_for_the_others(workers):
     assert crew._in_hand == 8
 
 
+def test_what_is_over_counts_at_once_for_whoever_asks(workers):
+    """Also when no worker has counted it yet: there is room for new tasks, and nothing is in hand."""
+    crew = workers(size=2, places=50, task=1.0, commit=0.0)
+    assert crew.reserve(2) == 2
+    crew.ready([])
+    crew._over.extend([1.0, 1.0])
+    assert crew.at_rest() == (True, False)
+    assert crew.reserve(2) == 2
+    crew._over.extend([1.0, 1.0])
+    assert crew.reserve(2) == 2
+    crew._over.extend([1.0, 1.0])
+    claimed = []
+    crew._claim = claimed.extend
+    crew.waiting.put_all([1, 2, 3])
+    crew._post_claims()
+    assert claimed == [1, 2]
+    crew._over.extend([1.0, 1.0])
+    crew._active = 1
+    assert crew._may_leave()
+
+
+def test_the_workers_say_how_long_a_commit_may_be_put_off(open_queue):
+    """To the group commit of their queue."""
+    queue = open_queue()
+    assert queue._ledger.commits.pace == queue._workers.pace
+
+
+def test_claims_go_further_ahead_while_commits_are_put_off(workers):
+    """Else the workers would miss the commits that bring their next tasks."""
+    crew = workers(size=4, places=100, task=0.004, commit=0.0005)
+    assert crew._claims_ahead() == 2
+    crew.waiting.put_all([None] * 4)
+    assert crew._claims_ahead() == 4
+
+
 @pytest.mark.parametrize(
     ("waiting", "task", "pace"), [(3, 1.0, 0.0), (4, 1.0, PACE), (9, 0.0004, 0.0001), (9, 0.0, 0.0)]
 )
