@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_taskqueue.hangs import stacks, still_alive
 from pytest_taskqueue.leftovers import open_files
-from pytest_taskqueue.wording import queue_at
+from pytest_taskqueue.wording import count, queue_at
 from taskqueue_core import LedgerError, LedgerView, Status, TaskQueue, TaskRecord, clock, watch
 
 ENDS = 1.0
@@ -98,14 +98,15 @@ class Watch:
             "future for result() or exception(), or use assert_dead(queue, ...), dead_letters() or get()"
             for (ledger, failure), record in self._failed.items()
         ]
-        return lines[:SHOWN] + [f"and {len(lines) - SHOWN} more tasks"] * (len(lines) > SHOWN)
+        return lines[:SHOWN] + [f"and {count(len(lines) - SHOWN, 'more task')}"] * (len(lines) > SHOWN)
 
     def _running(self) -> list[str]:
         """Rows that nobody will ever settle, in ledgers that nobody has open."""
         stranded = {path: _running_in(path) for path in self._closed_paths()}
         return [
-            f"{queue_at(path)} is closed and has {len(keys)} tasks in state running ({', '.join(keys[:SHOWN])}): their "
-            "process died, or could not release them; open the ledger once more, which recovers them"
+            f"{queue_at(path)} is closed and has {count(len(keys), 'task')} in state running "
+            f"({', '.join(keys[:SHOWN])}): their process died, or could not release them; open the ledger once more, "
+            "which recovers them"
             for path, keys in stranded.items()
             if keys
         ]
@@ -114,8 +115,8 @@ class Watch:
         names = ", ".join(queue_at(queue.path) for queue in self._mine) or "a queue"
         alive = still_alive(_threads() - self._threads, ENDS)
         return [
-            f"{len(alive)} threads of {names} still run: the processor has not come back, release it before the end of "
-            f"the test\n{stack}"
+            f"{count(len(alive), 'thread')} of {names} still at work: the processor has not come back, release it "
+            f"before the end of the test\n{stack}"
             for stack in stacks(alive)[:1]
         ]
 

@@ -1,11 +1,12 @@
 """Group commit: the changes that wait while one transaction commits go together into the next one.
 
 A caller that must not go on before its change is on the disk waits (`write`); a worker leaves its change in a stream
-and goes on (`Stream.post`). Whoever waits first leads: it writes for everybody, and returns. Nobody waits for company,
-so a lone caller pays for no thread switch; under load the batches form by themselves, because more changes arrive
-while the disk is busy. What was posted and has no waiting caller to lead it is written by an idle worker or by a caller
-who asks for a result (`help`), or else by the commit thread. The idea is that of database servers' commit logs (and of
-"leader/follower" thread pools). The transactions are in writer.py.
+and goes on (`Stream.post`). Whoever waits first leads: it writes for everybody, and returns. A lone caller waits for
+nobody and pays for no thread switch; under load the batches form by themselves, because more changes arrive while the
+disk is busy or, while the workers have enough to do, in a short wait (`_await_company`). What was posted and has no
+waiting caller to lead it is written by an idle worker or by a caller who asks for a result (`help`), or else by the
+commit thread. The idea is that of database servers' commit logs (and of "leader/follower" thread pools). The
+transactions are in writer.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from taskqueue_core.database import refuse_after_fork
 from taskqueue_core.errors import LedgerError
 from taskqueue_core.logs import logger
+from taskqueue_core.streams import Stream
 from taskqueue_core.writer import UNKNOWN, Apply, Done, Request, Transaction, Writer, grouped
 
 I = TypeVar("I")  # noqa: E741
@@ -36,48 +38,14 @@ TIDY = 1.0
 """Seconds after a change, at least, after which the commit thread tidies up."""
 
 
-class Stream:
-    """Changes of one kind for which nobody waits: `done(items, results)` is called after their COMMIT.
-
-    A change that failed has its error as its result. Durable changes that fail with a LedgerError are kept, and
-    tried again every PAUSE seconds until `close`.
-    """
-
-    def __init__(self, commits: GroupCommit, apply: Apply, *, durable: bool) -> None:
-        self._commits = commits
-        self.apply = apply
-        self.durable = durable
-        self.done: Done = lambda items, results: None  # noqa: ARG005
-        self.items: deque[Any] = deque()  # anybody may add, without a lock; taken with the door's lock held
-
-    def post(self, items: Sequence[Any]) -> None:
-        """Leave changes to be written with the next transaction. Whoever posts calls `nudge` or `help` next.
-
-        Once the group commit is closed, `done` is told so at once.
-        """
-        self.items.extend(items)
-        if self._commits.closed:  # whoever closes takes what was posted before
-            with self._commits.door:
-                late = self._take()
-            if late:
-                self.done(late, [LedgerError("the ledger is closed")] * len(late))
-
-    def take(self, batch: list[Request]) -> None:
-        """Add what was posted so far to a batch, as one request; called with the door's lock held."""
-        if items := self._take():
-            batch.append(Request(self.apply, items, self.durable, self.done, posted=True))
-
-    def _take(self) -> list[Any]:
-        return [self.items.popleft() for _ in range(len(self.items))]
-
-
 class GroupCommit:
     """Many threads' changes, one transaction at a time; a request is answered after its COMMIT."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._pid = os.getpid()
-        self.door = threading.Lock()  # guards the fields below, and what was posted to the streams
+        self.door = threading.Lock()  # guards the fields below, and what was posted to the streams;
+        # _led, _woken and closed are also read without it, as hints
         self._waiting: list[Request] = []
         self._kept: list[Request] = []  # posted, failed, to be tried again after PAUSE
         self._due: list[Request] = []  # those whose PAUSE is over
@@ -92,10 +60,10 @@ class GroupCommit:
         self._untold: deque[list[Request]] = deque()  # written, and those who asked are still to be told
         self._resume_at: float | None = None
         self._tidy_at = math.inf
-        self._callers = 0  # who waited for the last transaction
+        self._callers = 0  # how many requests waited for the last transaction
         self._ended = 0.0  # when it ended, time.perf_counter
-        self.pace: Callable[[], float] = lambda: 0.0
-        """Seconds after a transaction in which nobody needs the next one; see `_await_company`."""
+        self.delay: Callable[[], float] = lambda: 0.0
+        """Seconds for which the workers can spare the next transaction after one has ended, see `_await_company`."""
         writer.failed = self._pause
 
     @property
@@ -105,7 +73,7 @@ class GroupCommit:
 
     def stream(self, apply: Apply, *, durable: bool) -> Stream:
         """A new kind of changes to post."""
-        stream = Stream(self, apply, durable=durable)
+        stream = Stream(apply, durable=durable, door=self.door, closed=lambda: self.closed)
         self._streams.append(stream)
         return stream
 
@@ -151,7 +119,9 @@ class GroupCommit:
         return self._led or self._pending() or bool(self._untold)
 
     def nudge(self) -> None:
-        """See that what was posted is written: by the commit thread, if nobody else does."""
+        """See that what was posted is written: by the commit thread, if nobody else does. One that is awake looks once
+        more after it has said that it sleeps.
+        """
         if not self._led and not self._woken and self._pending():
             with self.door:
                 self._wake_thread()
@@ -280,7 +250,7 @@ class GroupCommit:
         """
         batch: list[Request] = []
         finished = False
-        self._await_company()
+        self._await_company()  # nothing is taken yet: who is interrupted here resigns
         try:
             with self.door:
                 batch, self._waiting = self._waiting, []
@@ -310,12 +280,12 @@ class GroupCommit:
 
     def _await_company(self) -> None:
         """Where several callers write at once and the workers have enough to do, let more of them come: the next
-        transaction waits until `pace` seconds after the last one. A lone caller waits for nobody. 100 clients over 8
+        transaction waits until `delay` seconds after the last one. A lone caller waits for nobody. 100 clients over 8
         workers with tasks of 2 ms: 0.7 times the CPU time for each task, 1.01 to 1.04 times the throughput. The idea is
         PostgreSQL's commit_delay and commit_siblings.
         """
         if self._callers > 1 and not self.closed:
-            wait = self._ended + self.pace() - time.perf_counter()
+            wait = self._ended + self.delay() - time.perf_counter()
             if wait > 0:
                 time.sleep(wait)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from enum import Enum
 
 from taskqueue_core.arrows import Draft, Row
@@ -41,7 +42,7 @@ class Call:
 
 
 class Entry:
-    """One task in hand. The lock of InFlight guards all fields."""
+    """One task in hand. The lock of InFlight guards all fields, once it is in hand."""
 
     __slots__ = (
         "anonymous",
@@ -80,6 +81,34 @@ class Entry:
         draft = self.draft
         params = {} if draft.params == "{}" else json.loads(draft.params)
         return stored_task(draft.image_key, draft.variant, params, draft.key)
+
+
+def arrival(call: Call, leader: int, now: float) -> Entry:
+    """An entry for a submit, complete before anybody can find it."""
+    entry = Entry(call.draft)
+    entry.leader = leader
+    entry.submitted_at = now
+    attach(entry, call)
+    return entry
+
+
+def same_batch(entry: Entry, call: Call) -> bool:
+    """Whether the call has the work of an entry that this very thread is about to land."""
+    return entry.leader == threading.get_ident() and entry.draft == call.draft
+
+
+def attach(entry: Entry, call: Call) -> int:
+    """Let a call have the result of an entry, or refuse it: how many were attached."""
+    call.refused = conflict(call.draft, entry.draft)
+    if call.refused is not None:
+        return 0
+    if call.future is None:
+        entry.anonymous = True
+    else:
+        entry.futures.append(call.future)
+    if entry.phase is Phase.ARRIVING:
+        entry.arrivals.append(call)
+    return 1
 
 
 def draft_of(record: TaskRecord) -> Draft:

@@ -16,6 +16,8 @@ from taskqueue_core.places import Places
 from taskqueue_core.task import Status, TaskRecord
 
 FIRST = (-float("inf"), 0)
+AT_ONCE = 500
+"""Rows that are read at once, at most."""
 LONGEST_SLEEP = 60.0
 """Seconds after which the feeder looks again in any case: the wall clock may have been set."""
 
@@ -38,7 +40,7 @@ class Feeder:
         self._inflight = inflight
         self._places = places
         self._retrying_limit = retrying_limit
-        self._batch = batch
+        self._batch = min(batch, AT_ONCE)
         self._enqueue = enqueue
         self._clock = clock
         self._awake = threading.Event()
@@ -77,7 +79,8 @@ class Feeder:
         self._release_strays()
         after, now, cancels = FIRST, self._clock(), self._inflight.cancels
         while not self._closed and (rows := self._ledger.due(now, after, self._batch)):
-            for row in self._inflight.absent(rows):  # now: a task that runs meanwhile would look absent later
+            # All at once: a task in hand that is done when its turn comes would look like one that nobody has.
+            for row in self._inflight.welcome(rows):
                 self._bring_in(row, cancels)
             after, now = (rows[-1].run_at, rows[-1].id), self._clock()
         self.hold_back()

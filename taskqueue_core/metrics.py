@@ -39,7 +39,7 @@ class LatencyHistogram:
         self._buckets: dict[int, int] = {}
 
     def add(self, seconds: float) -> None:
-        """Count one duration; a negative one counts as zero."""
+        """Count one duration; a negative one counts as zero. Each task has three: without helpers, 0.6 x the time."""
         if seconds > 0.0:
             mantissa, exponent = math.frexp(seconds)  # seconds = mantissa * 2**exponent, mantissa in [0.5, 1)
             bucket = (exponent - 1) * _SUB_BUCKETS + int(mantissa * 2 * _SUB_BUCKETS)

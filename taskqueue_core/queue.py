@@ -8,22 +8,20 @@ in through feeder.py.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import threading
-import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, overload
 
-from taskqueue_core import clock, watch
+from taskqueue_core import watch
 from taskqueue_core.admission import Admission, draft, refuse_on_a_full_stack
 from taskqueue_core.attempts import Attempts
 from taskqueue_core.cancellation import Cancellation
-from taskqueue_core.closing import CloseReport
+from taskqueue_core.closing import CloseReport, Closing
 from taskqueue_core.database import DeadLetter, LedgerView
 from taskqueue_core.deadline import Deadline
 from taskqueue_core.entries import Call
@@ -41,15 +39,6 @@ from taskqueue_core.retry import RetryPolicy
 from taskqueue_core.settings import QueueSettings, combine
 from taskqueue_core.task import JSON, Status, Task, TaskRecord
 from taskqueue_core.workers import UNLIMITED, Workers
-
-GRACE = 0.8
-"""Seconds past its deadline that `close` grants to what takes milliseconds: a claim or a row just being written."""
-
-FED_AT_ONCE = 500
-"""Rows that the feeder reads at once."""
-
-PAUSED_LOOK = 0.05
-"""Seconds between two looks of `close`, while it waits for tasks, at whether the queue was paused."""
 
 
 class TaskQueue:
@@ -99,18 +88,15 @@ class TaskQueue:
     def _start(self, processor: ProcessorLike, paused: bool) -> None:
         settings, ledger = self.settings, self._ledger
         self.metrics = Metrics(settings.max_workers)
-        self.metrics.oldest = self._oldest_age
         self._inflight = InFlight()
         self._callbacks = Callbacks(lambda record: watch.seen(ledger.file, [record]))
         self._places = Places(settings.queue_size, self.metrics.depth)
-        self._report: CloseReport | None = None
-        self._closing = threading.Lock()  # held by the one thread that closes
         self._feeder = Feeder(
             ledger=ledger,
             inflight=self._inflight,
             places=self._places,
             retrying_limit=settings.retrying_limit,
-            batch=min(settings.queue_size, FED_AT_ONCE),
+            batch=settings.queue_size,
             enqueue=lambda entries: self._workers.enqueue(entries),  # noqa: PLW0108 - they are made below
         )
         self._attempts = Attempts(
@@ -131,15 +117,16 @@ class TaskQueue:
             metrics=self.metrics,
             claim=self._attempts.claim,
             run=self._attempts.run,
-            taken=self._places.leave,
+            taken=self._places.vacate,
             help=commits.help,
             nudge=commits.nudge,
             halted=lambda: commits.troubled or self._inflight.all_stuck(settings.max_workers),
             busy=lambda: commits.busy,
-            ended=self._interpreter_ended,
+            ended=lambda: self._closing.interpreter_ended(),  # noqa: PLW0108 - it is made below
             commit_seconds=lambda: writer.seconds,
         )
-        commits.pace = self._workers.pace
+        commits.delay = self._workers.commit_delay
+        self.metrics.oldest = self._workers.waiting.oldest_age
         if paused:
             self._workers.allow(0)
         self._admission = Admission(
@@ -159,6 +146,16 @@ class TaskQueue:
             feeder=self._feeder,
             metrics=self.metrics,
         )
+        self._closing = Closing(
+            ledger=ledger,
+            inflight=self._inflight,
+            places=self._places,
+            feeder=self._feeder,
+            attempts=self._attempts,
+            workers=self._workers,
+            callbacks=self._callbacks,
+            purge_old=self._purge_old,
+        )
         self._start_threads()
 
     def _start_threads(self) -> None:
@@ -176,6 +173,8 @@ class TaskQueue:
         except BaseException:
             self._ledger.close()
             raise
+        self._closing.threads, self._closing.commit_thread = self._threads, self._commit_thread
+        self._closing.closed = lambda: watch.closed(self)
         watch.opened(self)
 
     def _tidy(self) -> None:
@@ -185,24 +184,13 @@ class TaskQueue:
 
     def _purge_old(self, deadline: Deadline) -> None:
         retain, retain_for = self.settings.retain, self.settings.retain_for
-        while not deadline.passed and self._report is None and self._ledger.purge_old(retain, retain_for):
+        while not deadline.passed and not self.closed and self._ledger.purge_old(retain, retain_for):
             pass
 
     def _claim_again(self) -> None:
         """After a pause, or trouble with the ledger: claim what waits."""
         self._workers.pump()
         self._feeder.wake()
-
-    def _interpreter_ended(self) -> None:
-        """Nothing can run any more: what was claimed is queued again, and nobody may wait for a place or a result."""
-        self._feeder.close()
-        self._places.close()
-        self._attempts.put_back(self._workers.take_untaken())
-        self._inflight.fail_waiting()
-
-    def _oldest_age(self) -> float:
-        first = self._workers.waiting.first()
-        return 0.0 if first is None else max(clock.now() - first.due_at, 0.0)
 
     # The producers' side
 
@@ -341,7 +329,7 @@ class TaskQueue:
     @property
     def closed(self) -> bool:
         """Whether the queue is closed, and can be asked for nothing any more."""
-        return self._report is not None
+        return self._closing.report is not None
 
     def view(self) -> LedgerView:
         """The ledger for reading: how many tasks are in each state, which are due."""
@@ -367,7 +355,7 @@ class TaskQueue:
         watch.read(self.path)
 
     def _open_ledger(self) -> Ledger:
-        if self._report is not None:
+        if self.closed:
             raise QueueClosedError("the queue is closed: open its ledger again to read it, or use `taskqueue status`")
         return self._ledger
 
@@ -385,77 +373,13 @@ class TaskQueue:
         """Close the queue within `timeout` seconds (+ 1) and tell how. Called again, it returns the same report.
 
         With `drain` it first waits until all tasks are finished, unless it is paused; without, only for those that are
-        running. What
-        is unfinished at the deadline goes back to queued without using an attempt; futures that are left open
-        get QueueClosedError. A thread that is stuck in a processor cannot be ended: Python itself then waits for
-        it at exit, as with any ThreadPoolExecutor. Raises TaskQueueError when called by a processor, or when
+        running. What is unfinished at the deadline goes back to queued without using an attempt; futures that are
+        left open get QueueClosedError. A thread that is stuck in a processor cannot be ended: Python itself then waits
+        for it at exit, as with any ThreadPoolExecutor. Raises TaskQueueError when called by a processor, or when
         another close() needs longer than `timeout`.
         """
         self._refuse_in_worker("close")
-        deadline = Deadline(timeout)
-        left = deadline.later(GRACE).remaining()
-        if not self._closing.acquire(timeout=-1 if left is None else left):
-            raise TaskQueueError(f"another close() of this queue was not done within {timeout} s")
-        try:
-            if self._report is None:
-                self._report = self._close(deadline, drain)
-            return self._report
-        finally:
-            self._closing.release()
-
-    def _close(self, deadline: Deadline, drain: bool) -> CloseReport:
-        """First nobody comes in, then the work ends, then the futures, the ledger last; whatever goes wrong."""
-        started = time.monotonic()
-        final = deadline.later(GRACE)
-        self._places.close_to_submits()
-        stuck, waiting, drained = list[str](), -1, False
-        try:
-            if drain:
-                with contextlib.suppress(LedgerError):
-                    self._drain(deadline)
-        finally:
-            try:
-                stuck = self._stop_workers(deadline, final)
-                with contextlib.suppress(LedgerError):
-                    self._purge_old(deadline)
-                    counts = self._ledger.counts()
-                    waiting = counts[Status.QUEUED]
-                    drained = waiting == counts[Status.RUNNING] == 0
-            finally:
-                self._workers.shutdown(wait=False)
-                self._ledger.commits.close()
-                self._commit_thread.join(final.remaining())
-                self._inflight.close(drained=drained)
-                try:
-                    self._callbacks.close(final)
-                finally:
-                    self._ledger.close()
-                    watch.closed(self)
-        elapsed = time.monotonic() - started
-        return CloseReport(drained=drained, waiting=waiting, stuck=tuple(stuck), elapsed_s=elapsed)
-
-    def _drain(self, deadline: Deadline) -> None:
-        """Wait for all tasks, unless the queue is paused, or becomes so meanwhile."""
-        while not self.paused and not deadline.passed:
-            left = deadline.remaining()
-            if self.join(PAUSED_LOOK if left is None else min(left, PAUSED_LOOK)):
-                return
-
-    def _stop_workers(self, deadline: Deadline, final: Deadline) -> list[str]:
-        """End the feeder and the workers; the keys of the tasks that were released because they did not end."""
-        self._feeder.close()
-        self._places.close()
-        self._attempts.close()
-        self._inflight.wait_arrivals(final)
-        self._attempts.put_back(self._workers.stop(final))
-        released = [] if self._inflight.wait_settled(deadline) else self._attempts.release(self._inflight.working())
-        stuck = released + self._inflight.stuck()
-        # A worker may be busy in user code all the same: never wait without a limit.
-        all_left = not stuck and self._workers.wait_left(final)
-        self._workers.shutdown(wait=all_left)
-        for thread in self._threads:
-            thread.join(final.remaining())
-        return stuck
+        return self._closing.close(timeout, drain=drain)
 
     def _refuse_in_worker(self, name: str) -> None:
         self._ledger.refuse_after_fork()

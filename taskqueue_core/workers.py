@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 
+from taskqueue_core import clock
 from taskqueue_core.deadline import Deadline
 from taskqueue_core.entries import Entry
 from taskqueue_core.logs import logger
@@ -22,8 +23,10 @@ from taskqueue_core.metrics import Metrics, WorkerMetrics
 
 LINGER = 0.1
 """Seconds for which an idle worker stays before it goes back to the executor."""
-PACE = 0.0005
-"""Seconds that a commit may be put off for company, at most."""
+COMMIT_DELAY = 0.0005
+"""Seconds by which a commit may be put off for company, at most."""
+QUICK = 0.001
+"""Seconds; attempts that are shorter are counted many at once."""
 UNLIMITED = sys.maxsize
 
 
@@ -57,6 +60,11 @@ class Waiting(queue.Queue[Entry]):
         """The task that waits longest."""
         with self.mutex:
             return self.queue[0] if self.queue else None
+
+    def oldest_age(self) -> float:
+        """Seconds for which that one has been due."""
+        first = self.first()
+        return 0.0 if first is None else max(clock.now() - first.due_at, 0.0)
 
 
 class Workers:
@@ -98,8 +106,8 @@ class Workers:
         self._commit_seconds = commit_seconds
         self._executor = ThreadPoolExecutor(size, thread_name_prefix="taskqueue-worker")
         self._ready: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self._over: deque[float] = deque()  # seconds of each attempt that is over; counted with the lock held
-        self._lock = threading.Lock()  # guards the fields below
+        self._uncounted: deque[float] = deque()  # seconds of each attempt that is over; taken out with the lock held
+        self._lock = threading.Lock()  # guards the fields below; _done, _next, paused and commit_delay only read some
         self._changed = threading.Condition(self._lock)  # a claim is answered, or a worker has left
         self._claiming = 0  # claims that are posted
         self._allowed = UNLIMITED  # claims that may still be posted; none while paused
@@ -131,7 +139,7 @@ class Workers:
         with self._lock:
             if self._stopping:
                 return 0
-            self._count_over()
+            self._count()
             reserved = max(min(count, self._size + self._ahead - self._in_hand, self._allowed), 0)
             self._allowed -= reserved
             self._in_hand += reserved
@@ -141,7 +149,7 @@ class Workers:
     def ready(self, entries: Sequence[Entry]) -> None:
         """These are claimed: the next free workers take them."""
         with self._lock:
-            self._count_over()
+            self._count()
             for entry in entries:
                 self._ready.put(entry)
             self._claiming -= len(entries)
@@ -177,7 +185,7 @@ class Workers:
     def at_rest(self) -> tuple[bool, bool]:
         """Whether no worker has, or will soon have, a task; and whether none may be claimed. Both at one moment."""
         with self._lock:
-            self._count_over()
+            self._count()
             return self._in_hand == 0, self._allowed <= 0
 
     def is_worker(self) -> bool:
@@ -185,9 +193,11 @@ class Workers:
         with self._lock:
             return threading.get_ident() in self._idents
 
-    def pace(self) -> float:
-        """Seconds for which no worker misses a commit: it has a task, and others wait behind it."""
-        return min(PACE, self._run_seconds / 4) if len(self.waiting.queue) >= self._size else 0.0
+    def commit_delay(self) -> float:
+        """Seconds by which a commit may be put off: as many tasks wait unclaimed as there are workers, and claims go as
+        much further ahead, so that the workers have tasks meanwhile.
+        """
+        return min(COMMIT_DELAY, self._run_seconds / 4) if len(self.waiting.queue) >= self._size else 0.0
 
     def stop(self, deadline: Deadline) -> list[Entry]:
         """Claim nothing more and take nothing more; the tasks that are claimed and were not taken."""
@@ -230,7 +240,7 @@ class Workers:
         if not self.waiting.queue or self._halted():
             return
         with self._lock:
-            self._count_over()
+            self._count()
             room = min(self._size + self._ahead - self._in_hand, self._allowed)
             if self._stopping or room <= 0 or (room * 4 <= self._ahead and self._in_hand >= self._size):
                 return  # while all workers are busy, claims are made in larger lots
@@ -288,7 +298,6 @@ class Workers:
                 entry = self._ready.get_nowait()
                 self._nudge()
             except queue.Empty:
-                self._settle()
                 if awaited and self._help():
                     continue
                 self._nudge()
@@ -305,44 +314,39 @@ class Workers:
         return None
 
     def _done(self, seconds: float) -> None:
-        """An attempt is over. Many are counted at once, and claims made for them: workers that all took a lock for
-        each of their tasks would wait for each other more than they work.
+        """An attempt is over. Short ones are counted many at once, and claims made for them: workers that all took a
+        lock for each of their tasks would wait for each other more than they work, see Places.
+
+        Nobody is left out: the last one that is needed finds less in hand than there are workers. It reads `uncounted`
+        before `_in_hand`, so whoever counts in between makes one look too many, never one too few.
         """
-        self._over.append(seconds)
-        over = len(self._over)
-        if over * 4 > self._ahead or self._in_hand - over < self._size:
+        self._uncounted.append(seconds)
+        uncounted = len(self._uncounted)
+        if seconds > QUICK or uncounted * 4 > self._ahead or self._in_hand - uncounted < self._size:
             self._post_claims()
 
-    def _settle(self) -> None:
-        """Count what is over, and claim: a worker has nothing else to do."""
-        with self._lock:
-            self._count_over()
-        self._post_claims()
-
-    def _count_over(self) -> None:
-        """Count the attempts that are over; called with the lock held. Claims are made as far ahead as commits are
-        slower than tasks.
-        """
-        if not self._over:
+    def _count(self) -> None:
+        """Count the attempts that are over, and see how far claims go ahead now; called with the lock held."""
+        if not self._uncounted:
             return
-        for _ in range(len(self._over)):
+        for _ in range(len(self._uncounted)):
             self._in_hand -= 1
-            seconds = min(self._over.popleft(), 8 * self._run_seconds + 1e-6)  # one that was held up is no measure
-            self._run_seconds += (seconds - self._run_seconds) / 16
+            self._run_seconds += (self._uncounted.popleft() - self._run_seconds) / 16
         self._ahead = self._claims_ahead()
 
     def _claims_ahead(self) -> int:
-        """How many tasks all workers finish during four commits: so many are claimed beyond those that run.
+        """How many tasks all workers finish while four transactions are put off and written: so many are claimed beyond
+        those that run.
 
         0 where a commit is short beside a task, so that nothing is claimed long before it runs.
         """
-        finished = 4 * self._size * (self._commit_seconds() + self.pace()) / max(self._run_seconds, 1e-6)
+        finished = 4 * self._size * (self._commit_seconds() + self.commit_delay()) / max(self._run_seconds, 1e-6)
         return min(ceil(finished), self.waiting.maxsize) if finished > 0.05 else 0
 
     def _may_leave(self) -> bool:
         """Sign off, unless a task came in the meantime: `ready` counts the workers under the same lock."""
         with self._lock:
-            self._count_over()
+            self._count()
             if not self._stopping and (self._in_hand >= self._active or self._busy()):
                 return False
             self._sign_off()

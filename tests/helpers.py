@@ -41,7 +41,7 @@ def nothing_held(queue: Any, places: int = 200) -> Any:
     result of its task was told.
     """
     crew = queue._workers
-    return until(lambda: (crew._claiming, crew._in_hand, queue._places._free) == (0, 0, places))
+    return until(lambda: (crew._claiming, crew.at_rest()[0], queue._places._free) == (0, True, places))
 
 
 class Work:

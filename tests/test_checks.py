@@ -382,14 +382,14 @@ def test_rows_that_a_crash_has_left_running_are_told(inner):
     """Unless the ledger was opened again, or is gone."""
     found, shown = inner(RUNNING)
     assert found["error"] == {"test_running"}
-    assert 'my.db\' is closed and has 1 tasks in state running (["a",""]): their process died' in shown
+    assert 'my.db\' is closed and has 1 task in state running (["a",""]): their process died' in shown
 
 
 def test_a_thread_that_does_not_end_is_told(inner):
     """With where it is; only to the test that began it."""
     found, shown = inner(THREADS)
     assert found["error"] == {"test_thread"}
-    assert "1 threads of queue '/" in shown
+    assert "1 thread of queue '/" in shown
     assert "begun.set() or GO.wait(20)" in shown
 
 

@@ -195,7 +195,7 @@ def test_a_success_that_its_worker_leaves_behind_while_the_queue_closes_is_writt
 
 def test_close_does_not_wait_for_a_callback_that_is_stuck(open_queue, monkeypatch):
     """Its task is finished; what the callback does is its author's affair."""
-    monkeypatch.setattr("taskqueue_core.queue.GRACE", 0.1)
+    monkeypatch.setattr("taskqueue_core.closing.GRACE", 0.1)
     stuck, inside = threading.Event(), threading.Event()
     work = Work(hold=True)
     queue = open_queue(work)
@@ -217,7 +217,7 @@ def test_a_result_beside_the_deadline_is_told_once(open_queue, path, caplog, mon
     """One task is committed and its future not told yet, another is stuck: close fails neither itself nor the
     first one's result.
     """
-    monkeypatch.setattr("taskqueue_core.queue.GRACE", 0.1)
+    monkeypatch.setattr("taskqueue_core.closing.GRACE", 0.1)
     work = Work(hold=True)
     quick = Work()
     queue = open_queue(lambda task: work(task) if task.image_key == "stuck" else quick(task), max_workers=2)
@@ -251,14 +251,14 @@ def test_close_twice_returns_the_same_report(open_queue):
 
 def test_a_second_close_does_not_wait_longer_than_its_own_timeout(open_queue, monkeypatch):
     """The first one has more time."""
-    monkeypatch.setattr("taskqueue_core.queue.GRACE", 0.1)
+    monkeypatch.setattr("taskqueue_core.closing.GRACE", 0.1)
     work = Work(hold=True)
     queue = open_queue(work)
     queue.submit(CAT)
     work.wait_started()
     with threads(1) as pool:
         first = pool.submit(queue.close, LONG)
-        until(queue._closing.locked)
+        until(queue._closing._lock.locked)
         started = time.monotonic()
         with pytest.raises(TaskQueueError, match="another close"):
             queue.close(timeout=0.05)
@@ -431,3 +431,10 @@ def test_a_late_caller_meets_a_closed_ledger_and_raises_no_alarm(open_queue, cap
         commits.write(lambda transaction, items: items, [1])
     assert not commits.troubled
     assert caplog.text == ""
+
+
+def test_close_waits_for_every_thread_of_the_queue(open_queue):
+    """It knows them all; a thread that is left would read a closed ledger."""
+    queue = open_queue(task_timeout=LONG)
+    named = {thread.name for thread in (*queue._closing.threads, queue._closing.commit_thread)}
+    assert named == {"taskqueue-feeder", "taskqueue-timeouts", "taskqueue-commits"}

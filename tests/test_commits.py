@@ -584,15 +584,6 @@ def test_posted_changes_are_written_by_close_also_while_somebody_writes(commits,
     assert (told.answers, names(tmp_path)) == ([("late", True)], {"late"})
 
 
-def test_posting_waits_for_nobody(commits, stream, told):
-    """Whoever works at the door of the group commit does not keep a worker from its next task."""
-    with commits.door, threads(1) as pool:
-        pool.submit(stream.post, ["a"]).result(LONG)
-    with threads(1) as pool:
-        pool.submit(commits.help).result(LONG)
-    assert told.answers == [("a", True)]
-
-
 def test_what_is_posted_while_it_closes_is_told_exactly_once(commits, stream, told, tmp_path):
     """Written, or refused; whichever it is, the ledger agrees."""
     each = 200
@@ -607,12 +598,23 @@ def test_what_is_posted_while_it_closes_is_told_exactly_once(commits, stream, to
     assert not stream.items
 
 
+def test_what_comes_too_late_leaves_what_came_in_time(commits, stream, told, tmp_path):
+    """Posted before it was closed, it is written by whoever closes."""
+    stream.post(["in time"])
+    commits.closed = True
+    stream.post(["too late"])
+    assert [(item, type(result)) for item, result in told.answers] == [("too late", LedgerError)]
+    commits.close()
+    assert told.answers[1:] == [("in time", True)]
+    assert names(tmp_path) == {"in time"}
+
+
 def test_a_caller_waits_for_company_only_where_there_was_some(commits, writer, monkeypatch):
-    """Until `pace` seconds after the last transaction; a lone caller, and `close`, wait for nobody."""
+    """Until `delay` seconds after the last transaction; a lone caller, and `close`, wait for nobody."""
     pauses: list[float] = []
     monkeypatch.setattr(commits_module, "time", SimpleNamespace(perf_counter=lambda: 50.0, sleep=pauses.append,
                                                                 monotonic=time.monotonic))  # fmt: skip
-    commits.pace = lambda: 0.25
+    commits.delay = lambda: 0.25
     commits.write(insert, ["alone"])
     commits.write(insert, ["alone again"])
     assert pauses == []

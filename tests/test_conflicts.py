@@ -1,9 +1,13 @@
 """Keys that stand for other work, and tasks that cannot be stored."""
 
+import sys
+
 import pytest
-from helpers import LONG, NEVER, Work, nested, until
+from helpers import LONG, NEVER, Work, at_once, draft, nested, until
 
 from taskqueue_core import InvalidKeyError, KeyConflictError, PermanentError, QueueClosedError, Task, TransientError
+from taskqueue_core.entries import Call
+from taskqueue_core.inflight import InFlight
 
 CAT = Task("cat.jpg", params={"n": 1})
 OTHER = Task("cat.jpg", params={"n": 2})
@@ -147,3 +151,15 @@ def test_a_closed_queue_says_so(open_queue, tmp_path):
                 lambda: queue.export(tmp_path / "copy.db")):  # fmt: skip
         with pytest.raises(QueueClosedError, match="closed"):
             ask()
+
+
+def test_of_all_submits_of_a_key_one_leads():
+    """Threads that change places at every step: each new key is registered by exactly one of them."""
+    inflight, keys = InFlight(), [f"k{n}" for n in range(2_000)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        led = at_once(lambda _: [len(inflight.begin([Call(draft(key), None)])[0]) for key in keys], 4)
+    finally:
+        sys.setswitchinterval(interval)
+    assert [sum(counts) for counts in zip(*led, strict=True)] == [1] * len(keys)

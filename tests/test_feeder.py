@@ -19,7 +19,7 @@ from taskqueue_core import (
 )
 from taskqueue_core.arrows import Draft
 from taskqueue_core.entries import Call, draft_of
-from taskqueue_core.feeder import Feeder
+from taskqueue_core.feeder import AT_ONCE, Feeder
 from taskqueue_core.inflight import InFlight
 from taskqueue_core.ledger import Ledger
 from taskqueue_core.places import Places
@@ -297,6 +297,23 @@ def test_a_task_that_runs_while_its_row_is_looked_at_is_not_fed_again(path):
         feeder = Feeder(ledger=ledger, inflight=inflight, places=Places(9), retrying_limit=9, batch=9, enqueue=enqueue)
         feeder._feed()
     assert fed == ["first"]
+
+
+def test_a_large_queue_does_not_read_all_its_rows_at_once(path, monkeypatch):
+    """They would be old before the last of them is brought in."""
+    with closing(Ledger(path, durability="process")) as ledger:
+        limits = []
+        monkeypatch.setattr(ledger, "due", lambda now, after, limit: limits.append(limit) or [])
+        for batch in (3, 10**6):
+            Feeder(
+                ledger=ledger,
+                inflight=InFlight(),
+                places=Places(9),
+                retrying_limit=9,
+                batch=batch,
+                enqueue=lambda _: None,
+            )._feed()
+    assert limits == [3, AT_ONCE]
 
 
 def test_a_submit_that_comes_while_its_key_is_brought_in_is_not_lost(path, monkeypatch):

@@ -24,6 +24,7 @@ LADDER = [
     "database",
     "plans",
     "writer",
+    "streams",
     "commits",
     "arrows",
     "ledger",

@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from taskqueue_core import Status
 from taskqueue_core.arrows import MAX_CRASHES, Draft, Row, Success, row_of
-from taskqueue_core.inflight import conflict, draft_of
+from taskqueue_core.entries import conflict, draft_of
 from taskqueue_core.ledger import Ledger
 from taskqueue_core.task import to_json
 

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import Future
+from concurrent.futures import wait as done_waiting
 from types import SimpleNamespace
 
 import pytest
@@ -133,35 +134,38 @@ def test_closing_ends_the_feeders_wait(places, start):
         places.take(1, FOREVER)
 
 
-def test_a_worker_that_leaves_a_place_waits_for_nobody():
-    """Somebody else has the lock; the place is counted by the next one who comes, or by `settle`."""
+def test_a_worker_that_vacates_a_place_waits_for_nobody():
+    """Somebody else has the lock; the place is counted by the next one who comes, or by `catch_up`."""
     depth = Depth()
     places = Places(3, depth)
     assert places.take_now(3)
     with places._lock:
         for _ in range(2):
-            in_thread(places.leave).result(LONG)
+            in_thread(places.vacate).result(LONG)
         assert depth.now == 3
     assert places.take_now(2)
     with places._lock:
-        in_thread(places.leave).result(LONG)
-    places.settle()
+        in_thread(places.vacate).result(LONG)
+    places.catch_up()
     assert depth.now == 2
-    places.leave()
+    places.vacate()
     assert depth.now == 1, "nobody has the lock: it is counted at once"
 
 
 @pytest.mark.parametrize(
-    ("call", "left"),
+    ("call", "vacated", "left"),
     [
-        (lambda places: places.take(1, FOREVER), 3),
-        (lambda places: places.take_now(1), 3),
-        (lambda places: places.take_first(), 3),
-        (lambda places: places.give(1), 1),
+        (lambda places: places.take(1, FOREVER), 0, 3),
+        (lambda places: places.take_now(1), 0, 3),
+        (lambda places: places.take_first(), 0, 3),
+        (lambda places: places.give(1), 0, 1),
+        (lambda places: places.hold_back(True), 1, 1),
+        (lambda places: places.close_to_submits(), 1, 1),
+        (lambda places: places.close(), 1, 1),
     ],
 )
-def test_a_place_that_is_left_while_somebody_has_the_lock_is_counted_when_he_is_done(call, left):
-    """Nobody else may come for a long time."""
+def test_a_place_vacated_while_somebody_has_the_lock_is_counted_when_he_is_done(call, vacated, left):
+    """Nobody else may come for a long time. It is vacated while the depth is told of the call, or of what it counts."""
 
     class Interrupted(Depth):
         armed = False
@@ -170,26 +174,56 @@ def test_a_place_that_is_left_while_somebody_has_the_lock_is_counted_when_he_is_
             super().set(level)
             if self.armed:
                 self.armed = False
-                in_thread(places.leave).result(LONG)
+                in_thread(places.vacate).result(LONG)
 
     depth = Interrupted()
     places = Places(5, depth)
     assert places.take_now(3)
+    places._vacated.extend([None] * vacated)
     depth.armed = True
     call(places)
     assert depth.now == left
 
 
+def test_a_place_that_is_vacated_just_before_somebody_sleeps_wakes_him(waits, monkeypatch):
+    """He has looked, and has the lock until he sleeps: the worker waits for it."""
+    places, vacating = Places(1), []
+    assert places.take_now(1)
+    condition = places._for_submits
+    sleep = condition.wait
+
+    def vacated_meanwhile(timeout=None):
+        if not vacating:
+            vacating.append(in_thread(places.vacate))
+            done_waiting(vacating, timeout=0.1)  # it cannot be done yet
+        return sleep(timeout)
+
+    monkeypatch.setattr(condition, "wait", vacated_meanwhile)
+    assert in_thread(places.take, 1, FOREVER).result(LONG) == 1
+
+
+def test_whoever_counts_a_vacated_place_wakes_who_waits(places, start):
+    """The worker stands between its two steps, and finds nothing left to do."""
+    submit = start(places.take, 1, FOREVER)
+    feeder = start(places.take_first)
+    places._vacated.append(None)
+    assert not places.take_now(1)
+    assert feeder.result(LONG)
+    places._vacated.extend([None, None])
+    assert places.take_now(1)
+    assert submit.result(LONG) == 1
+
+
 @pytest.mark.parametrize("who", ["submit", "feeder"])
-def test_a_place_that_a_worker_leaves_goes_to_whoever_waits(places, start, who):
+def test_a_place_that_a_worker_vacates_goes_to_whoever_waits(places, start, who):
     """It wakes them, and the feeder first."""
     submit = start(places.take, 1, FOREVER)
     waiting = start(places.take_first) if who == "feeder" else submit
-    places.leave()
+    places.vacate()
     assert waiting.result(LONG)
     if who == "feeder":
         assert not submit.done()
-        places.leave()
+        places.vacate()
         assert submit.result(LONG) == 1
 
 
@@ -210,7 +244,7 @@ def test_never_more_places_out_than_there_are(back):
             places.give(taken)
         else:
             for _ in range(taken):
-                places.leave()
+                places.vacate()
 
     def work(index):
         for _ in range(200):
