@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.rounds import NOT_INSTALLED, ROOT, Measurement, Plan, Round, measure_row
+from tests.benchmarks.rounds import NOT_INSTALLED, ROOT, Measurement, Plan, Round, measure_apart, measure_row
 from tests.benchmarks.rows import ROWS, UNITS, Goal, Row
 from tests.benchmarks.table import Judgement, judge, lines, ratios
 
@@ -24,6 +24,15 @@ def rounds(*pairs: tuple[float, float]) -> list[Round]:
         {name: Measurement(figures={"rate": rate}) for name, rate in zip(("ours", "theirs"), pair, strict=True)}
         for pair in pairs
     ]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_everything_that_is_measured_can_be_measured(row: Row, tmp_path: Path) -> None:
+    """At a thousandth of its size, each in its own process; what it measures is of no interest here."""
+    for contender in row.contenders:
+        found = measure_apart(row, contender, Plan(scale=0.001, directory=tmp_path))
+        assert found.problem in (None, NOT_INSTALLED), contender
+        assert found.problem or found.figures, contender
 
 
 def test_a_ratio_is_that_of_one_round() -> None:

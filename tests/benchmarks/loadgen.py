@@ -64,9 +64,7 @@ def bare(window: float) -> float:
 
 def closed_loop(setting: Setting) -> Figures:
     """The load generator over its own echo queue, with the tasks of the workload noop."""
-    workload = Noop()
-    workload.prepare(setting.directory, seed=7)
-    return best(partial(ceiling, CLIENTS, workload.task), setting)
+    return best(partial(ceiling, CLIENTS, Noop(seed=7).task), setting)
 
 
 if __name__ == "__main__":
