@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -148,6 +149,8 @@ class ObjectStore:
 
 def _stays_below(root: Path, path: Path) -> bool:
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.resolve(strict=True)  # from Python 3.13 on only this one minds a link that leads to itself
         return path.resolve().is_relative_to(root)
     except (OSError, RuntimeError):
         return False  # a link that leads to itself

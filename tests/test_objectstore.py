@@ -105,12 +105,13 @@ def test_symlink_that_leaves_the_folder_is_refused(store, tmp_path, touched, tar
     assert touched == []
 
 
-def test_symlink_that_leads_to_itself_is_refused(store, touched):
+@pytest.mark.parametrize("key", ["circle", "circle/below"])
+def test_symlink_that_leads_to_itself_is_refused(store, touched, key):
     """There is nothing at its end."""
     store.root.mkdir()
     link(store.root / "circle", store.root / "circle")
     touched.clear()
-    refused_everywhere(store, "circle")
+    refused_everywhere(store, key)
     assert touched == []
 
 
