@@ -330,9 +330,8 @@ class InFlight:
     def close(self, *, drained: bool) -> None:
         """Fail the futures that are left with QueueClosedError, and end all waits."""
         with self._lock:
-            entries = self._all()
+            futures = [future for entry in self._all() for future in _take_futures(entry)]
             self._entries = {}
-            futures = [future for entry in entries for future in _take_futures(entry)]
             self._drained = drained
             self._landed.notify_all()
             self._changed.notify_all()

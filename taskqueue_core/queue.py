@@ -129,17 +129,22 @@ class TaskQueue:
         self.metrics.oldest = self._workers.waiting.oldest_age
         if paused:
             self._workers.allow(0)
+        self._make_doors()
+        self._start_threads()
+
+    def _make_doors(self) -> None:
+        """The ways in and out."""
         self._admission = Admission(
-            ledger=ledger,
+            ledger=self._ledger,
             inflight=self._inflight,
             places=self._places,
             metrics=self.metrics,
-            settings=settings,
+            settings=self.settings,
             workers=self._workers,
             feeder=self._feeder,
         )
         self._cancellation = Cancellation(
-            ledger=ledger,
+            ledger=self._ledger,
             inflight=self._inflight,
             places=self._places,
             workers=self._workers,
@@ -147,7 +152,7 @@ class TaskQueue:
             metrics=self.metrics,
         )
         self._closing = Closing(
-            ledger=ledger,
+            ledger=self._ledger,
             inflight=self._inflight,
             places=self._places,
             feeder=self._feeder,
@@ -156,7 +161,6 @@ class TaskQueue:
             callbacks=self._callbacks,
             purge_old=self._purge_old,
         )
-        self._start_threads()
 
     def _start_threads(self) -> None:
         commits, timeouts = self._ledger.commits, self._attempts.timeouts
